@@ -1,0 +1,128 @@
+"""What every provider offers, and the two implementations that need no network."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from typing import Protocol
+
+from common.errors import Unavailable
+from common.sse import EventSplitter
+
+
+class Answer(Protocol):
+    """A provider's answer whose head has arrived; common.http_client.HttpAnswer is the real one."""
+
+    status: int
+    headers: Mapping[str, str]
+    content_type: str
+
+    @property
+    def is_event_stream(self) -> bool:
+        """Say whether the body is a stream of server-sent events."""
+
+    async def read(self) -> bytes:
+        """Return the whole body."""
+
+    def events(self) -> AsyncGenerator[bytes, None]:
+        """Yield each event as soon as it is whole."""
+
+    async def finish(self) -> None:
+        """Wait briefly for the end of a body whose content is complete."""
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+
+
+class Provider(Protocol):
+    """A provider of models that speaks OpenAI's chat."""
+
+    name: str
+
+    async def chat(self, body: bytes, *, headers: Mapping[str, str]) -> Answer:
+        """Ask for a completion; raises UnreachableError, UpstreamFailed or UpstreamTimeout."""
+
+    def without_secrets(self, body: bytes) -> bytes:
+        """Return an error's body without anything that the operator keeps secret."""
+
+
+class NullProvider:
+    """Stands where no provider is configured."""
+
+    name = "none"
+
+    async def chat(self, body: bytes, *, headers: Mapping[str, str]) -> Answer:
+        """Raise Unavailable."""
+        raise Unavailable("No provider is configured: set OPENAI_API_KEY or OPENAI_BASE_URL.", code="no_provider")
+
+    def without_secrets(self, body: bytes) -> bytes:
+        """Return the body: there is no secret."""
+        return body
+
+
+class FakeAnswer:
+    """An answer made of given pieces; a piece that is an exception is raised in its place."""
+
+    def __init__(
+        self,
+        pieces: Sequence[bytes | BaseException],
+        *,
+        status: int = 200,
+        content_type: str = "application/json",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.pieces = pieces
+        self.status = status
+        self.content_type = content_type
+        self.headers = headers or {}
+        self.closed = False
+
+    @property
+    def is_event_stream(self) -> bool:
+        """Say whether the content type is that of server-sent events."""
+        return self.content_type.startswith("text/event-stream")
+
+    async def read(self) -> bytes:
+        """Return all pieces."""
+        return b"".join([piece async for piece in self._pieces()])
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """Yield the events that the pieces make up."""
+        splitter = EventSplitter()
+        async for piece in self._pieces():
+            for event in splitter.feed(piece):
+                yield event
+
+    async def finish(self) -> None:
+        """Return at once."""
+
+    async def close(self) -> None:
+        """Note that the answer was closed."""
+        self.closed = True
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        for piece in self.pieces:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+
+
+class FakeProvider:
+    """Gives the answers that it was given, in order, and keeps what it was asked; for tests."""
+
+    name = "fake"
+
+    def __init__(self, *answers: FakeAnswer | BaseException) -> None:
+        self.answers = list(answers)
+        self.asked: list[tuple[bytes, dict[str, str]]] = []
+
+    async def chat(self, body: bytes, *, headers: Mapping[str, str]) -> Answer:
+        """Return the next answer, or raise it."""
+        self.asked.append((body, dict(headers)))
+        answer = self.answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def without_secrets(self, body: bytes) -> bytes:
+        """Hide the word that tests use for a secret."""
+        return body.replace(b"hush", b"***")

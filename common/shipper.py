@@ -1,0 +1,90 @@
+"""Carries events from the outbox to the usage service, and lets go of them only when they are stored."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from typing import Final
+
+import grpc
+import structlog
+from pydantic import SecretStr
+
+from common.auth_interceptor import SERVICE_KEY_HEADER
+from common.outbox import DiskOutbox
+from turnpike.usage.v1 import ingest_pb2, ingest_pb2_grpc
+
+_log = structlog.get_logger(__name__)
+_BATCH: Final = 1_000
+_TIMEOUT_SECONDS: Final = 30.0
+_RETRY_AT_MOST_SECONDS: Final = 5.0
+_CHANNEL_OPTIONS: Final = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
+
+class Shipper:
+    """Ships while it is open, as an async context manager; leaving it makes one last attempt.
+
+    ``interval_seconds`` is the time between looks into the outbox. A batch is frozen: it is repeated under the same id
+    until the usage service has it.
+    """
+
+    def __init__(
+        self, outbox: DiskOutbox, *, address: str, service_key: SecretStr, interval_seconds: float = 0.5
+    ) -> None:
+        self._outbox = outbox
+        self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self._stub = ingest_pb2_grpc.UsageIngestServiceStub(self._channel)
+        self._metadata = ((SERVICE_KEY_HEADER, service_key.get_secret_value()),)
+        self._interval_seconds = interval_seconds
+        self._closing = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Shipper:
+        """Begin to ship."""
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Ship what is left if the usage service answers, and close the channel."""
+        self._closing.set()
+        if self._task is not None:
+            await self._task
+        await self._channel.close()
+
+    async def ship(self) -> int:
+        """Ship one batch and return its number of events; raises grpc.aio.AioRpcError when it was not stored."""
+        events, position = self._outbox.read(limit=_BATCH)
+        if events:
+            request = ingest_pb2.RecordUsageRequest(batch_id=str(uuid.uuid4()), events=events)
+            await self._send(request)
+        self._outbox.release(position)
+        return len(events)
+
+    async def _run(self) -> None:
+        while not self._closing.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), self._interval_seconds)
+            await asyncio.to_thread(self._outbox.sync)
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                while await self.ship() == _BATCH:
+                    pass
+
+    async def _send(self, request: ingest_pb2.RecordUsageRequest) -> None:
+        delay = 0.1
+        while True:
+            try:
+                await self._stub.RecordUsage(request, metadata=self._metadata, timeout=_TIMEOUT_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                _log.warning("usage could not be shipped", code=error.code().name, depth=self._outbox.depth)
+                if self._closing.is_set():
+                    raise
+            else:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), delay)
+            delay = min(delay * 2, _RETRY_AT_MOST_SECONDS)

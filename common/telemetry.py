@@ -1,0 +1,209 @@
+"""Spans and metrics: exported over OTLP when the standard OTEL variables ask for it, free when not.
+
+Names follow OpenTelemetry's GenAI conventions, copied as strings because the Python package marks its constants
+deprecated: https://github.com/open-telemetry/semantic-conventions-genai
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+import structlog
+from opentelemetry import metrics, propagate, trace
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.trace import Span, SpanKind, StatusCode
+
+from common.call import Call, Context, Proceed
+
+_BUCKETS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+_TOKEN_BUCKETS: Final = tuple(4**power for power in range(14))
+_ENDPOINTS: Final = (
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+)
+_MODELS_AT_MOST: Final = 200
+_TRACE_HEADERS: Final = ("traceparent", "tracestate")
+_log = structlog.get_logger(__name__)
+
+
+class Telemetry:
+    """One service's tracer and instruments; without providers every method costs next to nothing and sends nothing.
+
+    Tests pass in-memory providers of the OpenTelemetry SDK.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        *,
+        tracer_provider: trace.TracerProvider | None = None,
+        meter_provider: metrics.MeterProvider | None = None,
+    ) -> None:
+        self.service = service
+        self.enabled = tracer_provider is not None or meter_provider is not None
+        self._tracer = (tracer_provider or trace.NoOpTracerProvider()).get_tracer("turnpike")
+        self._meter = (meter_provider or metrics.NoOpMeterProvider()).get_meter("turnpike")
+        self._models: set[str] = set()
+        histogram = self._meter.create_histogram
+        self._rpcs = histogram(f"{service}.rpc.duration", "s", explicit_bucket_boundaries_advisory=_BUCKETS)
+        self._requests = histogram("gen_ai.server.request.duration", "s", explicit_bucket_boundaries_advisory=_BUCKETS)
+        self._first_bytes = histogram(
+            "gen_ai.server.time_to_first_token", "s", explicit_bucket_boundaries_advisory=_BUCKETS
+        )
+        self._tokens = histogram(
+            "gen_ai.client.token.usage", "{token}", explicit_bucket_boundaries_advisory=_TOKEN_BUCKETS
+        )
+
+    @contextmanager
+    def rpc(self, call: Call) -> Iterator[None]:
+        """Surround an RPC with a span that continues the caller's trace, and record its duration in seconds."""
+        if not self.enabled:
+            yield
+            return
+        parent = propagate.extract(call.metadata)
+        with self._tracer.start_as_current_span(call.rpc.strip("/"), context=parent, kind=SpanKind.SERVER) as span:
+            service, _, method = call.rpc.strip("/").rpartition("/")
+            span.set_attributes(
+                {
+                    "rpc.system": "grpc",
+                    "rpc.service": service,
+                    "rpc.method": method,
+                    "turnpike.request_id": call.request_id,
+                }
+            )
+            try:
+                yield
+            finally:
+                span.set_attribute("http.response.status_code", call.status)
+                if call.status >= 500:
+                    span.set_status(StatusCode.ERROR)
+                self._rpcs.record(time.perf_counter() - call.started, {"rpc.method": method, "status": call.status})
+
+    @contextmanager
+    def upstream(self, operation: str, *, provider: str, model: str, attributes: Mapping[str, Any]) -> Iterator[Span]:
+        """Surround a call to a provider with a client span; ``attributes`` are gen_ai.request.* ones, None left out."""
+        if not self.enabled:
+            yield trace.INVALID_SPAN
+            return
+        with self._tracer.start_as_current_span(
+            f"{operation} {model}",
+            kind=SpanKind.CLIENT,
+            attributes={
+                "gen_ai.operation.name": operation,
+                "gen_ai.provider.name": provider,
+                "gen_ai.request.model": model,
+                **{key: value for key, value in attributes.items() if value is not None},
+            },
+            record_exception=False,
+        ) as span:
+            yield span
+
+    def trace_headers(self, call: Call) -> dict[str, str]:
+        """Return the trace context to pass on: that of the current span, or the caller's own when spans are off."""
+        if not self.enabled:
+            return {name: call.metadata[name] for name in _TRACE_HEADERS if name in call.metadata}
+        headers: dict[str, str] = {}
+        propagate.inject(headers)
+        return headers
+
+    def request(
+        self,
+        *,
+        operation: str,
+        provider: str,
+        model: str,
+        outcome: str,
+        seconds: float,
+        first_byte_seconds: float | None,
+        input_tokens: int,
+        output_tokens: int,
+    ) -> None:
+        """Record a metered request."""
+        if not self.enabled:
+            return
+        labels = {
+            "gen_ai.operation.name": operation,
+            "gen_ai.provider.name": provider,
+            "gen_ai.request.model": self._bounded(model),
+        }
+        self._requests.record(seconds, labels | {"turnpike.outcome": outcome})
+        if first_byte_seconds is not None:
+            self._first_bytes.record(first_byte_seconds, labels)
+        if input_tokens or output_tokens:
+            self._tokens.record(input_tokens, labels | {"gen_ai.token.type": "input"})
+            self._tokens.record(output_tokens, labels | {"gen_ai.token.type": "output"})
+
+    def observe(self, name: str, read: Callable[[], int], *, unit: str) -> None:
+        """Export what ``read`` returns as the gauge ``<service>.<name>``."""
+
+        def callback(_: CallbackOptions) -> list[Observation]:
+            return [Observation(read())]
+
+        self._meter.create_observable_gauge(f"{self.service}.{name}", [callback], unit)
+
+    def _bounded(self, model: str) -> str:
+        # Callers choose model names, and a metric's label set must not grow with what they make up.
+        if model in self._models:
+            return model
+        if len(self._models) >= _MODELS_AT_MOST:
+            return "other"
+        self._models.add(model)
+        return model
+
+
+def from_environment(service: str) -> Telemetry:
+    """Return telemetry that exports as the standard OTEL variables say, or not at all without them."""
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or not any(map(os.environ.get, _ENDPOINTS)):
+        return Telemetry(service)
+    # Imported only when wanted: the SDK and its exporters take 100 ms to load.
+    from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter  # noqa: PLC0415
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+    from opentelemetry.sdk.metrics import MeterProvider  # noqa: PLC0415
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader  # noqa: PLC0415
+    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+
+    resource = Resource.create({"service.name": service, "service.namespace": "turnpike"})
+    tracer_provider = TracerProvider(resource=resource)
+    tracer_provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    reader = PeriodicExportingMetricReader(OTLPMetricExporter())
+    return Telemetry(
+        service, tracer_provider=tracer_provider, meter_provider=MeterProvider([reader], resource=resource)
+    )
+
+
+class TelemetryInterceptor:
+    """Puts a span, a duration and one log line around each call."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
+
+    async def __call__(self, call: Call, request: Any, context: Context, proceed: Proceed) -> Any:
+        """Serve the call."""
+        with self._telemetry.rpc(call):
+            try:
+                return await proceed(call, request, context)
+            finally:
+                _log.info(
+                    "call",
+                    rpc=call.rpc,
+                    request_id=call.request_id,
+                    trace_id=_trace_id(call),
+                    status=call.status,
+                    user_id=call.principal.user_id,
+                    milliseconds=round((time.perf_counter() - call.started) * 1000, 1),
+                )
+
+
+def _trace_id(call: Call) -> str:
+    span = trace.get_current_span().get_span_context()
+    if span.is_valid:
+        return trace.format_trace_id(span.trace_id)
+    parts = call.metadata.get("traceparent", "").split("-")
+    return parts[1] if len(parts) == 4 else ""

@@ -1,0 +1,74 @@
+"""Runs the chat service."""
+
+from __future__ import annotations
+
+import uvloop
+
+from common.auth_interceptor import AuthInterceptor
+from common.authenticator import RemoteAuthenticator
+from common.config import load
+from common.error_interceptor import ErrorInterceptor
+from common.http_client import HttpClient
+from common.logs import configure_logging
+from common.metering import Meter
+from common.outbox import DiskOutbox
+from common.providers.openai import OpenAIProvider
+from common.providers.provider import NullProvider, Provider
+from common.providers.router import Router
+from common.server import Server, serve
+from common.shipper import Shipper
+from common.telemetry import TelemetryInterceptor, from_environment
+from services.chat.config import ChatSettings
+from services.chat.core import Chat
+from services.chat.servicer import REQUIREMENTS, SERVICES, ChatHttpServicer, ChatServicer
+from turnpike.chat.v1.chat_http_pb2_grpc import add_ChatHttpServiceServicer_to_server
+from turnpike.chat.v1.chat_pb2_grpc import add_ChatServiceServicer_to_server
+
+
+def provider_of(settings: ChatSettings, http: HttpClient) -> Provider:
+    """Return the provider that the settings name."""
+    if settings.upstream is None:
+        return NullProvider()
+    name, base_url = settings.upstream
+    return OpenAIProvider(http, base_url=base_url, api_key=settings.openai_api_key, name=name)
+
+
+async def main(settings: ChatSettings) -> None:
+    """Wire the service and run it until it is told to stop."""
+    telemetry = from_environment("chat")
+    outbox = DiskOutbox(settings.state_dir / "outbox" / "chat", max_bytes=settings.outbox_max_bytes)
+    telemetry.observe("outbox.depth", lambda: outbox.depth, unit="{event}")
+    authenticator = RemoteAuthenticator(settings.auth_address, service_key=settings.service_key)
+    shipper = Shipper(
+        outbox,
+        address=settings.usage_address,
+        service_key=settings.service_key,
+        interval_seconds=settings.outbox_interval_seconds,
+    )
+    async with shipper, authenticator, HttpClient(timers=settings.timers) as http:
+        chat = Chat(
+            Router(provider_of(settings, http), telemetry=telemetry),
+            meter=Meter(outbox, service="chat", telemetry=telemetry),
+        )
+        server = Server(
+            services=SERVICES,
+            registers=[
+                lambda server: add_ChatServiceServicer_to_server(ChatServicer(chat), server),
+                lambda server: add_ChatHttpServiceServicer_to_server(ChatHttpServicer(chat), server),
+            ],
+            interceptors=[
+                TelemetryInterceptor(telemetry),
+                ErrorInterceptor(),
+                AuthInterceptor(authenticator, requirements=REQUIREMENTS, service_key=settings.service_key),
+            ],
+            requirements=REQUIREMENTS,
+            max_concurrent_calls=settings.max_concurrent_calls,
+        )
+        await serve(server, name="chat", listen=settings.listen, variable="TURNPIKE_CHAT_LISTEN")
+    outbox.close()
+
+
+if __name__ == "__main__":
+    chat_settings = load(ChatSettings)
+    configure_logging(chat_settings.log_level)
+    uvloop.run(main(chat_settings))

@@ -1,0 +1,178 @@
+"""Completes chats: checks the request, asks a provider, passes the answer's bytes on, and accounts for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+
+import msgspec
+
+from common.call import Call
+from common.errors import TurnpikeError, UpstreamFailed, UpstreamRefused, openai_body
+from common.metering import Account, Meter, outcome_of
+from common.providers.provider import Answer, Provider
+from common.providers.router import Router, passed_on
+from common.sse import KEEP_ALIVE, cleaned, data_of
+from services.chat import openai_chat
+from services.chat.openai_chat import ChatRequest
+from turnpike.usage.v1 import ingest_pb2
+
+_FORWARDED = ("openai-organization", "openai-project", "openai-beta")
+"""Request headers that reach the provider."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatAnswer:
+    """An answer's head, and its body in the pieces in which it arrives: one for a JSON body, one for each event."""
+
+    status: int
+    content_type: str
+    headers: Mapping[str, str]
+    pieces: AsyncIterator[bytes]
+
+
+class Chat:
+    """Completes chats through ``router`` and accounts for them with ``meter``."""
+
+    def __init__(self, router: Router, *, meter: Meter) -> None:
+        self._router = router
+        self._meter = meter
+
+    @asynccontextmanager
+    async def answer(self, body: bytes, *, call: Call) -> AsyncIterator[ChatAnswer]:
+        """Yield the answer to OpenAI's request ``body``; the request's account is settled when the context ends.
+
+        Raises InvalidRequest, UpstreamFailed, UpstreamTimeout or Unavailable before the first piece. A stream that
+        fails later ends with an error event.
+        """
+        with self._meter.open(call, type="chat") as account:
+            account.event.bytes_in = len(body)
+            request = openai_chat.parse_request(body)
+            measured = request.measured(body)
+            account.describe(measured)
+            if request.stream:
+                body = openai_chat.with_usage_asked(body, request)
+            headers = {name: call.metadata[name] for name in _FORWARDED if name in call.metadata}
+            async with self._router.chat(body, call=call, account=account, measured=measured, headers=headers) as (
+                provider,
+                upstream,
+            ):
+                call.status = upstream.status
+                make = _stream if upstream.is_event_stream and upstream.status < 400 else _whole
+                async with aclosing(make(upstream, provider, account, request)) as pieces:
+                    yield ChatAnswer(
+                        status=upstream.status,
+                        content_type="application/json" if upstream.status >= 400 else upstream.content_type,
+                        headers=passed_on(upstream.headers),
+                        pieces=pieces,
+                    )
+
+
+async def _whole(upstream: Answer, provider: Provider, account: Account, _: ChatRequest) -> AsyncGenerator[bytes, None]:
+    body = await upstream.read()
+    account.first_byte()
+    if upstream.status >= 400:
+        body = _error_body(upstream, provider.without_secrets(body))
+        account.sent(len(body))
+        account.settle(ingest_pb2.OUTCOME_COMPLETED, status=upstream.status, error_code="upstream_refused")
+    else:
+        completion = openai_chat.parse_completion(body)
+        counts = openai_chat.token_counts(completion.usage) if openai_chat.present(completion.usage) else None
+        if counts is not None:
+            account.count(counts, source=ingest_pb2.USAGE_SOURCE_PROVIDER, upstream_model=completion.model or "")
+        account.sent(len(body))
+        account.settle(ingest_pb2.OUTCOME_COMPLETED, status=upstream.status)
+    yield body
+
+
+async def _stream(upstream: Answer, _: Provider, account: Account, request: ChatRequest) -> AsyncGenerator[bytes, None]:
+    tally = _Tally(account, request)
+    begun = False
+    try:
+        async with aclosing(upstream.events()) as events:
+            async for raw in events:
+                event = raw if raw is KEEP_ALIVE else cleaned(raw)
+                if not event:
+                    continue
+                account.sent(len(event))
+                ended = tally.take(data_of(event))
+                begun = True
+                yield event
+                if ended:
+                    await upstream.finish()
+                    return
+        raise UpstreamFailed("The provider's stream ended before it was complete.", code="upstream_cut")
+    except TurnpikeError as error:
+        tally.estimate()
+        if not begun:
+            raise
+        # Too late for a status: the caller has a 200 and some events.
+        last = b"data: " + openai_body(error) + b"\n\n"
+        account.sent(len(last))
+        outcome, _status, code = outcome_of(error)
+        account.settle(outcome, status=upstream.status, error_code=code)
+        yield last
+    except (asyncio.CancelledError, GeneratorExit):
+        tally.estimate()
+        raise
+
+
+class _Tally:
+    """Reads a stream's events as they pass, and settles the account with the last one."""
+
+    def __init__(self, account: Account, request: ChatRequest) -> None:
+        self._account = account
+        self._request = request
+        self._pieces = 0
+        self._counted = False
+
+    def take(self, data: bytes) -> bool:
+        """Read an event's data and say whether the stream ends with it; raises UpstreamFailed when it is not JSON."""
+        if not data:
+            return False
+        self._account.first_byte()
+        if data.strip() == b"[DONE]":
+            self.estimate()
+            self._account.settle(ingest_pb2.OUTCOME_COMPLETED, status=200)
+            return True
+        try:
+            chunk = openai_chat.parse_chunk(data)
+        except (ValueError, RecursionError):
+            raise UpstreamFailed("The provider sent an event that is not JSON.", code="upstream_malformed") from None
+        if chunk is None:
+            return False
+        if openai_chat.present(chunk.error):
+            self.estimate()
+            self._account.settle(ingest_pb2.OUTCOME_UPSTREAM_CUT, status=200, error_code="upstream_error")
+            return True
+        self._pieces += sum(1 for choice in chunk.choices or () if choice.delta and choice.delta.content)
+        if openai_chat.present(chunk.usage):
+            self._count(chunk)
+        return False
+
+    def estimate(self) -> None:
+        """Estimate the counts if the provider did not report them."""
+        if not self._counted and not self._account.settled:
+            self._counted = True
+            counts = openai_chat.estimated_counts(self._request, pieces=self._pieces)
+            self._account.count(counts, source=ingest_pb2.USAGE_SOURCE_ESTIMATED)
+
+    def _count(self, chunk: openai_chat.Chunk) -> None:
+        counts = openai_chat.token_counts(chunk.usage)
+        if counts is not None:
+            self._counted = True
+            self._account.count(counts, source=ingest_pb2.USAGE_SOURCE_PROVIDER, upstream_model=chunk.model or "")
+
+
+def _error_body(upstream: Answer, body: bytes) -> bytes:
+    """Return the provider's error as it is when it is a JSON object, and in OpenAI's envelope when it is not."""
+    try:
+        if isinstance(msgspec.json.decode(body), dict):
+            return body
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    text = body[:500].decode("utf-8", "replace").strip()
+    message = f"The provider answered {upstream.status}" + (f": {text}" if text else ".")
+    return openai_body(UpstreamRefused(message, status=upstream.status))

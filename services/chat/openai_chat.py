@@ -1,0 +1,203 @@
+"""What the gateway reads of OpenAI's chat: as little as it needs, so that everything else passes through unread.
+
+Source: https://platform.openai.com/docs/api-reference/chat
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, Final
+
+import msgspec
+
+from common.errors import InvalidRequest
+from common.metering import Measured, TokenCounts
+
+_PLACE: Final = re.compile(r" - at `\$\.?([^`]*)`$")
+_MISSING: Final = re.compile(r"^Object missing required field `([^`]+)`")
+_CHARACTERS_PER_TOKEN: Final = 4
+
+
+class ChatRequest(msgspec.Struct):
+    """A request's fields that matter here; ``messages`` are counted, not read."""
+
+    model: str
+    messages: list[msgspec.Raw]
+    stream: bool | None = None
+    stream_options: msgspec.Raw = msgspec.Raw(b"null")
+    max_completion_tokens: Any = None
+    max_tokens: Any = None
+    temperature: Any = None
+    top_p: Any = None
+
+    def measured(self, body: bytes) -> Measured:
+        """Return what the usage event shows of the request."""
+        limit = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+        return Measured(
+            model=self.model,
+            stream=bool(self.stream),
+            bytes_in=len(body),
+            max_tokens=limit if isinstance(limit, int) and not isinstance(limit, bool) else None,
+            temperature=_number(self.temperature),
+            top_p=_number(self.top_p),
+        )
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+
+
+class _ChunkChoice(msgspec.Struct):
+    delta: _Delta | None = None
+
+
+class Chunk(msgspec.Struct):
+    """A stream's chunk, as far as it matters here."""
+
+    model: str | None = None
+    choices: list[_ChunkChoice] | None = None
+    usage: msgspec.Raw = msgspec.Raw(b"null")
+    error: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class Completion(msgspec.Struct):
+    """A whole answer, as far as it matters here."""
+
+    model: str | None = None
+    usage: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _InputDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+
+
+class _OutputDetails(msgspec.Struct):
+    reasoning_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int = 0
+    total_tokens: int | None = None
+    prompt_tokens_details: _InputDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
+
+
+_REQUEST: Final = msgspec.json.Decoder(ChatRequest)
+_FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_CHUNK: Final = msgspec.json.Decoder(Chunk)
+_COMPLETION: Final = msgspec.json.Decoder(Completion)
+_USAGE: Final = msgspec.json.Decoder(_Usage)
+
+
+def parse_request(body: bytes) -> ChatRequest:
+    """Return the request; raises InvalidRequest that says what is wrong and where."""
+    if not body.strip():
+        raise InvalidRequest("The request body is empty; send a JSON object.", code="empty_body")
+    try:
+        request = _REQUEST.decode(body)
+    except msgspec.ValidationError as error:
+        raise _described(str(error)) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidRequest(f"The request body is not valid JSON: {error}.", code="invalid_json") from None
+    if not request.model:
+        raise InvalidRequest("'model' must not be empty.", param="model")
+    return request
+
+
+def with_usage_asked(body: bytes, request: ChatRequest) -> bytes:
+    """Return the body with stream_options.include_usage true; every other field keeps its bytes."""
+    fields = _FIELDS.decode(body)
+    options: Any = msgspec.json.decode(request.stream_options)
+    if options is not None and not isinstance(options, dict):
+        raise InvalidRequest("'stream_options' must be an object.", param="stream_options")
+    if options and options.get("include_usage") is True:
+        return body
+    fields["stream_options"] = msgspec.Raw(msgspec.json.encode({**(options or {}), "include_usage": True}))
+    return msgspec.json.encode(fields)
+
+
+def parse_chunk(data: bytes) -> Chunk | None:
+    """Return a stream's chunk, None for one of an unknown shape; raises ValueError when it is not JSON at all."""
+    try:
+        return _CHUNK.decode(data)
+    except msgspec.ValidationError:
+        msgspec.json.decode(data)
+        return None
+
+
+def parse_completion(body: bytes) -> Completion:
+    """Return a whole answer; an unreadable one comes back empty, because its caller gets the bytes all the same."""
+    try:
+        return _COMPLETION.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return Completion()
+
+
+def present(raw: msgspec.Raw) -> bool:
+    """Say whether a field was there and not null."""
+    return bytes(raw) != b"null"
+
+
+def token_counts(usage: msgspec.Raw) -> TokenCounts | None:
+    """Return disjoint counts from OpenAI's usage object, whose totals contain their details; None when unreadable."""
+    try:
+        parsed = _USAGE.decode(usage)
+    except msgspec.DecodeError:
+        return None
+    details, output = parsed.prompt_tokens_details, parsed.completion_tokens_details
+    prompt, completion = max(0, parsed.prompt_tokens), max(0, parsed.completion_tokens)
+    cached = _within((details and details.cached_tokens) or 0, prompt)
+    written = _within((details and details.cache_write_tokens) or 0, prompt - cached)
+    reasoning = _within((output and output.reasoning_tokens) or 0, completion)
+    return TokenCounts(
+        uncached_input=prompt - cached - written,
+        cache_read=cached,
+        cache_write=written,
+        text_output=completion - reasoning,
+        reasoning=reasoning,
+        total=parsed.total_tokens if parsed.total_tokens is not None else prompt + completion,
+    )
+
+
+def estimated_counts(request: ChatRequest, *, pieces: int) -> TokenCounts:
+    """Estimate a broken-off stream: a token for each piece of text seen, and for every four characters of the prompt.
+
+    Images are not counted: their price in tokens is the provider's secret.
+    """
+    characters = sum(_characters(msgspec.json.decode(message)) for message in request.messages)
+    prompt = math.ceil(characters / _CHARACTERS_PER_TOKEN)
+    return TokenCounts(uncached_input=prompt, text_output=pieces, total=prompt + pieces)
+
+
+def _characters(message: Any) -> int:
+    content = message.get("content") if isinstance(message, dict) else None
+    if isinstance(content, str):
+        return len(content)
+    if not isinstance(content, list):
+        return 0
+    texts = [part.get("text") for part in content if isinstance(part, dict)]
+    return sum(len(text) for text in texts if isinstance(text, str))
+
+
+def _described(problem: str) -> InvalidRequest:
+    missing = _MISSING.match(problem)
+    if missing:
+        return InvalidRequest(f"You must provide '{missing[1]}'.", param=missing[1], code="missing_required_parameter")
+    place = _PLACE.search(problem)
+    if place is None or not place[1]:
+        return InvalidRequest(
+            f"The request body must be a JSON object: {_PLACE.sub('', problem)}.", code="invalid_type"
+        )
+    what = _PLACE.sub("", problem).replace("`", "'")
+    return InvalidRequest(f"Invalid type for '{place[1]}': {what}.", param=place[1], code="invalid_type")
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _within(value: int, limit: int) -> int:
+    return min(max(0, value), limit)
