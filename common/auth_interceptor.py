@@ -59,16 +59,18 @@ class AuthInterceptor:
             if header != "authorization":
                 return value
             scheme, _, credential = value.partition(" ")
-            if scheme.lower() == "bearer" and credential.strip():
+            if scheme.lower() != "bearer":
+                raise Unauthenticated(
+                    "The Authorization header must have the form 'Bearer <token>'.", code="invalid_authorization"
+                )
+            # SDKs send "Bearer " when their key is empty: that is no credential, not a wrong one.
+            if credential.strip():
                 return credential.strip()
-            raise Unauthenticated(
-                "The Authorization header must have the form 'Bearer <token>'.", code="invalid_authorization"
-            )
         return ""
 
 
 def check(principal: Principal, requirement: Requirement) -> None:
-    """Raise PermissionDenied unless the principal meets the requirement."""
+    """Raise PermissionDenied (Unauthenticated for an anonymous caller) unless the principal meets the requirement."""
     if isinstance(requirement, Scope):
         if requirement.name not in principal.scopes:
             raise PermissionDenied(f"This credential lacks the scope '{requirement.name}'.", code="insufficient_scope")
@@ -80,3 +82,5 @@ def check(principal: Principal, requirement: Requirement) -> None:
                 "This route needs a platform JWT; API tokens and keys are not accepted here.",
                 code="platform_jwt_required",
             )
+    else:
+        raise ValueError(f"{requirement} cannot be checked against a principal")

@@ -14,6 +14,9 @@ from typing import Protocol
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
 from pydantic import SecretStr
 
 from common.errors import TurnpikeError, Unauthenticated, Unavailable
@@ -32,7 +35,8 @@ _TIMEOUT_SECONDS = 5.0
 _RECONNECT_SECONDS = 0.02
 _CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 20),
-    ("grpc.min_reconnect_backoff_ms", 20),
+    # In spite of its name this is how long an attempt may take: a busy machine needs more than some milliseconds.
+    ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 50),
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 2_000),
@@ -133,7 +137,8 @@ class RemoteAuthenticator:
         return await asyncio.shield(pending)
 
     def _answered(self, key: bytes, task: asyncio.Task[Principal]) -> None:
-        del self._pending[key]
+        if self._pending.get(key) is task:
+            del self._pending[key]
         if not task.cancelled():
             task.exception()  # Looked at here, for the case that every caller has left.
 
@@ -159,12 +164,15 @@ class RemoteAuthenticator:
         return principal
 
     async def _watch_revocations(self) -> None:
+        last_code = None
         while True:
             try:
                 await self._read_revocations()
             except grpc.aio.AioRpcError as error:
-                if self.watching.is_set():
-                    _log.warning("the auth service went away", code=error.code().name)
+                # Said once and not at each of fifty attempts a second, when for example the service key is wrong.
+                if self.watching.is_set() or error.code() is not last_code:
+                    _log.warning("the watch for revocations ended", code=error.code().name, details=error.details())
+                last_code = error.code()
             self.watching.clear()
             await asyncio.sleep(_RECONNECT_SECONDS)
 
@@ -175,6 +183,8 @@ class RemoteAuthenticator:
         greeted = False
         async for message in stream:
             self._revocations += 1
+            # A call that comes from now on must not share an answer that was asked for before.
+            self._pending.clear()
             if not greeted:
                 # Revocations may have been missed while nobody watched.
                 self._remembered.clear()
@@ -188,6 +198,17 @@ class RemoteAuthenticator:
 
 def _translated(error: grpc.aio.AioRpcError) -> TurnpikeError:
     if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-        return Unauthenticated(error.details() or "The credential was refused.")
+        return Unauthenticated(error.details() or "The credential was refused.", code=_reason(error))
     _log.warning("the auth service did not answer", code=error.code().name, details=error.details())
     return Unavailable("The auth service is not available; try again.", code="auth_unavailable")
+
+
+def _reason(error: grpc.aio.AioRpcError) -> str | None:
+    """Return the error's code as the auth service's error interceptor packed it; None when it did not."""
+    packed = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
+    info = ErrorInfo()
+    try:
+        details = Status.FromString(packed).details
+    except (DecodeError, TypeError):
+        return None
+    return info.reason.lower() if details and details[0].Unpack(info) and info.reason else None

@@ -17,6 +17,8 @@ from common.principal import NOBODY, Principal
 Context = grpc.aio.ServicerContext[Any, Any]
 Proceed = Callable[["Call", Any, Context], Awaitable[Any]]
 
+CLIENT_GONE_STATUS = 499
+"""What logs and events show when the caller left before the answer; nobody receives it."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _current: ContextVar[Call] = ContextVar("call")
 

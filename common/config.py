@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 S = TypeVar("S", bound=BaseSettings)
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
-"""The largest request body; deploy/envoy/envoy.yaml has the same number, and a test compares them."""
+"""The largest request body."""
+MAX_MESSAGE_BYTES = MAX_BODY_BYTES + 64 * 1024
+"""The same with what protobuf adds; deploy/envoy/envoy.yaml has the same number, and a test compares them."""
 
 
 class ServiceSettings(BaseSettings):
     """What each service needs to find the others and to keep its state."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True, env_ignore_empty=True)
 
     service_key: SecretStr = Field(min_length=16, validation_alias="TURNPIKE_SERVICE_KEY")
     """The secret that services show each other; no default, so that nobody runs with a known one."""
@@ -44,9 +47,19 @@ def load(settings: type[S]) -> S:
 
 def _refuse(settings: type[BaseSettings], error: ValidationError) -> NoReturn:
     for problem in error.errors():
-        place = str(problem["loc"][0]) if problem["loc"] else ""
-        field = settings.model_fields.get(place)
-        name = str(field.validation_alias) if field and isinstance(field.validation_alias, str) else place
-        what = "is not set" if problem["type"] == "missing" else f"is wrong: {problem['msg']}"
-        sys.stderr.write(f"turnpike: {name} {what}\n" if name else f"turnpike: {problem['msg']}\n")
+        message = problem["msg"].removeprefix("Value error, ")
+        name = _variable(settings, str(problem["loc"][0])) if problem["loc"] else ""
+        what = "is not set" if problem["type"] == "missing" else f"is wrong: {message}"
+        sys.stderr.write(f"turnpike: {name} {what}\n" if name else f"turnpike: {message}\n")
     raise SystemExit(2)
+
+
+def _variable(settings: type[BaseSettings], place: str) -> str:
+    """Return the variable that an error's place stands for; of several names, the one that is set."""
+    if place in settings.model_fields:
+        return f"{settings.model_config.get('env_prefix', '')}{place}".upper()
+    for field in settings.model_fields.values():
+        alias = field.validation_alias
+        if isinstance(alias, AliasChoices) and place in alias.choices:
+            return next((str(name) for name in alias.choices if os.environ.get(str(name))), place)
+    return place

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import grpc
 import structlog
@@ -14,7 +14,9 @@ from common.call import Call, Context, Proceed
 from common.errors import Internal, TurnpikeError, openai_body, row
 
 _log = structlog.get_logger(__name__)
-_DOMAIN = "turnpike"
+_DOMAIN: Final = "turnpike"
+# A message travels three times in the trailers, escaped up to sixfold, and clients take no more than 8 KiB of them.
+_MESSAGE_BYTES: Final = 600
 
 
 class ErrorInterceptor:
@@ -35,6 +37,7 @@ class ErrorInterceptor:
 
 async def _abort(call: Call, context: Context, error: TurnpikeError) -> NoReturn:
     entry = row(error)
+    error.message = _shortened(error.message)
     code = grpc.StatusCode[entry.grpc]
     call.status = entry.http_status
     reason = error.code or entry.code
@@ -57,3 +60,8 @@ async def _abort(call: Call, context: Context, error: TurnpikeError) -> NoReturn
         ),
     )
     raise AssertionError("abort returned")  # pragma: no cover - abort always raises
+
+
+def _shortened(message: str) -> str:
+    data = message.encode("utf-8", "replace")
+    return message if len(data) <= _MESSAGE_BYTES else data[: _MESSAGE_BYTES - 3].decode("utf-8", "ignore") + "..."

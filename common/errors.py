@@ -138,7 +138,7 @@ def row(error: TurnpikeError) -> ErrorRow:
         return ErrorRow(
             GRPC_OF_HTTP.get(error.status, fallback), error.status, "upstream_error", error.code or "upstream_refused"
         )
-    return ERRORS[type(error)]
+    return next((ERRORS[kind] for kind in type(error).__mro__ if kind in ERRORS), ERRORS[Internal])
 
 
 def openai_body(error: TurnpikeError) -> bytes:

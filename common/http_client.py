@@ -88,6 +88,8 @@ class HttpAnswer:
                 yield KEEP_ALIVE
                 continue
             if not data:
+                for event in splitter.end():
+                    yield event
                 return
             waited = 0.0
             for event in splitter.feed(data):

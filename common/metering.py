@@ -12,32 +12,57 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Final, TypeAlias
+from enum import Enum
+from types import MappingProxyType, TracebackType
+from typing import Final
 
 import structlog
 
-from common.call import Call
+from common.call import CLIENT_GONE_STATUS, Call
 from common.errors import TurnpikeError, Unavailable, UpstreamFailed, UpstreamTimeout, row
 from common.outbox import Outbox
 from common.telemetry import Telemetry
 from turnpike.usage.v1 import ingest_pb2
 from turnpike.usage.v1.ingest_pb2 import UsageEvent
 
-if TYPE_CHECKING:
-    Outcome: TypeAlias = ingest_pb2.Outcome.ValueType
-    UsageSource: TypeAlias = ingest_pb2.UsageSource.ValueType
-
 _log = structlog.get_logger(__name__)
-_CLIENT_GONE_STATUS: Final = 499
-_OUTCOME_NAMES: Final = {
-    ingest_pb2.OUTCOME_COMPLETED: "completed",
-    ingest_pb2.OUTCOME_CLIENT_GONE: "client_gone",
-    ingest_pb2.OUTCOME_UPSTREAM_CUT: "upstream_cut",
-    ingest_pb2.OUTCOME_TIMED_OUT: "timed_out",
-    ingest_pb2.OUTCOME_FAILED: "failed",
-}
 _UINT32_MAX: Final = 2**32 - 1
+# Callers and providers choose names: what goes into each event, and into spans, must not grow with them.
+_NAME_CHARACTERS: Final = 256
+
+
+class Outcome(Enum):
+    """How a request ended; the values name it in metrics."""
+
+    COMPLETED = "completed"
+    CLIENT_GONE = "client_gone"
+    UPSTREAM_CUT = "upstream_cut"
+    TIMED_OUT = "timed_out"
+    FAILED = "failed"
+
+
+class UsageSource(Enum):
+    """Where an event's token counts come from; an event without counts says so by itself."""
+
+    PROVIDER = "provider"
+    ESTIMATED = "estimated"
+
+
+_OUTCOMES: Final = MappingProxyType(
+    {
+        Outcome.COMPLETED: ingest_pb2.OUTCOME_COMPLETED,
+        Outcome.CLIENT_GONE: ingest_pb2.OUTCOME_CLIENT_GONE,
+        Outcome.UPSTREAM_CUT: ingest_pb2.OUTCOME_UPSTREAM_CUT,
+        Outcome.TIMED_OUT: ingest_pb2.OUTCOME_TIMED_OUT,
+        Outcome.FAILED: ingest_pb2.OUTCOME_FAILED,
+    }
+)
+_SOURCES: Final = MappingProxyType(
+    {
+        UsageSource.PROVIDER: ingest_pb2.USAGE_SOURCE_PROVIDER,
+        UsageSource.ESTIMATED: ingest_pb2.USAGE_SOURCE_ESTIMATED,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +150,7 @@ class Account:
     def describe(self, measured: Measured) -> None:
         """Note what the request asks for."""
         event = self.event
-        event.model = measured.model
+        event.model = measured.model[:_NAME_CHARACTERS]
         event.stream = measured.stream
         event.bytes_in = measured.bytes_in
         if measured.max_tokens is not None and 0 <= measured.max_tokens <= _UINT32_MAX:
@@ -162,9 +187,9 @@ class Account:
         event.text_output_tokens = min(counts.text_output, _UINT32_MAX)
         event.reasoning_tokens = min(counts.reasoning, _UINT32_MAX)
         event.total_tokens = min(counts.total, _UINT32_MAX)
-        event.usage_source = source
+        event.usage_source = _SOURCES[source]
         if upstream_model:
-            event.upstream_model = upstream_model
+            event.upstream_model = upstream_model[:_NAME_CHARACTERS]
 
     def settle(self, outcome: Outcome, *, status: int, error_code: str = "") -> None:
         """End the account; every later call is without effect. Raises Unavailable when the disk refuses the event."""
@@ -173,7 +198,7 @@ class Account:
         self._settled = True
         event = self.event
         now = self._meter.clock()
-        event.outcome = outcome
+        event.outcome = _OUTCOMES[outcome]
         event.status = status
         event.error_code = error_code
         if event.usage_source == ingest_pb2.USAGE_SOURCE_UNSPECIFIED:
@@ -188,7 +213,7 @@ class Account:
             operation=event.type,
             provider=event.provider,
             model=event.model,
-            outcome=_OUTCOME_NAMES[outcome],
+            outcome=outcome.value,
             seconds=now - self._call.started,
             first_byte_seconds=first_byte_seconds,
             input_tokens=event.uncached_input_tokens + event.cache_read_tokens + event.cache_write_tokens,
@@ -219,16 +244,16 @@ class Account:
 def outcome_of(error: BaseException | None) -> tuple[Outcome, int, str]:
     """Return how a request ends that ``error`` ended: its outcome, HTTP status and error code."""
     if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
-        return ingest_pb2.OUTCOME_CLIENT_GONE, _CLIENT_GONE_STATUS, "client_gone"
+        return Outcome.CLIENT_GONE, CLIENT_GONE_STATUS, "client_gone"
     if isinstance(error, TurnpikeError):
         entry = row(error)
-        outcome: Outcome = ingest_pb2.OUTCOME_FAILED
+        outcome = Outcome.FAILED
         if isinstance(error, UpstreamTimeout):
-            outcome = ingest_pb2.OUTCOME_TIMED_OUT
+            outcome = Outcome.TIMED_OUT
         elif isinstance(error, UpstreamFailed) and error.code == "upstream_cut":
-            outcome = ingest_pb2.OUTCOME_UPSTREAM_CUT
+            outcome = Outcome.UPSTREAM_CUT
         return outcome, entry.http_status, error.code or entry.code
-    return ingest_pb2.OUTCOME_FAILED, 500, "internal_error"
+    return Outcome.FAILED, 500, "internal_error"
 
 
 def _milliseconds(seconds: float) -> int:

@@ -87,10 +87,12 @@ class DiskOutbox:
     ) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._directory = directory
-        self._segment_bytes = segment_bytes
+        # At least two segments must fit: the one that is written to is never removed, and must not fill the journal.
+        self._segment_bytes = min(segment_bytes, max(1, max_bytes // 2))
         self._max_bytes = max_bytes
         self._lock = _locked(directory / "lock")
-        self._open_intents: dict[bytes, bytes] = {}
+        # By event id: the segment in which the intent stands last, and its bytes.
+        self._open_intents: dict[bytes, tuple[int, bytes]] = {}
         self._unsynced = False
         # Guards the file descriptor: a thread may sync it while a new segment takes its place.
         self._fd_lock = threading.Lock()
@@ -115,7 +117,7 @@ class DiskOutbox:
             raise Unavailable("Usage cannot be recorded at the moment; try again later.", code="usage_backlog")
         data = event.SerializeToString()
         self._append(_INTENT, data)
-        self._open_intents[event.event_id] = data
+        self._open_intents[event.event_id] = (self._number, data)
 
     def settle(self, event: ingest_pb2.UsageEvent) -> None:
         """Append an event; raises Unavailable when the disk refuses."""
@@ -128,7 +130,11 @@ class DiskOutbox:
         with self._fd_lock:
             if self._unsynced:
                 self._unsynced = False
-                os.fdatasync(self._fd)
+                try:
+                    os.fdatasync(self._fd)
+                except OSError:
+                    self._unsynced = True
+                    raise
 
     def read(self, *, limit: int) -> tuple[list[ingest_pb2.UsageEvent], Position]:
         """Return up to ``limit`` events that are not stored yet, and the position to ``release`` once they are."""
@@ -150,8 +156,19 @@ class DiskOutbox:
         """Forget everything before ``position``: the usage service has it."""
         self._read_number, self._read_offset = position.number, position.offset
         self.depth -= position.events
-        for number in [n for n in self._sizes if n < position.number]:
-            self._remove(number)
+        gone = [number for number in self._sizes if number < position.number]
+        if gone:
+            self._carry_forward(position.number)
+        for number in gone:
+            self._path(number).unlink(missing_ok=True)
+            del self._sizes[number]
+
+    def reject(self, event: ingest_pb2.UsageEvent) -> None:
+        """Set aside an event that the usage service will never take, where an operator finds it."""
+        data = _EVENT + event.SerializeToString()
+        with (self._directory / "rejected").open("ab") as file:
+            file.write(_HEADER.pack(len(data), zlib.crc32(data)) + data)
+        _log.error("a usage event was set aside", request_id=event.request_id, directory=str(self._directory))
 
     def close(self) -> None:
         """Sync and let go of the directory."""
@@ -161,50 +178,49 @@ class DiskOutbox:
         self._fd = self._lock = -1
 
     def _append(self, kind: bytes, data: bytes) -> None:
-        if self._sizes[self._number] >= self._segment_bytes:
-            self._start_segment()
         body = kind + data
         record = _HEADER.pack(len(body), zlib.crc32(body)) + body
-        before = self._sizes[self._number]
         try:
-            _write_whole(self._fd, record)
+            if self._sizes[self._number] >= self._segment_bytes:
+                self._start_segment()
+            _write_whole(self._fd, record, at=self._sizes[self._number])
         except OSError as error:
-            # Half a record in the middle would hide every later one from the reader.
-            os.ftruncate(self._fd, before)
             _log.error("the outbox cannot be written", directory=str(self._directory), error=str(error))
             raise Unavailable("Usage cannot be recorded at the moment.", code="outbox_failed") from None
-        self._sizes[self._number] = before + len(record)
+        self._sizes[self._number] += len(record)
         self._unsynced = True
 
     def _start_segment(self) -> None:
         self.sync()
+        # Opened first: when that fails, the old segment must stay in use.
+        number = self._number + 1
+        new = os.open(self._path(number), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with self._fd_lock:
-            if self._fd >= 0:
-                os.close(self._fd)
-            self._number += 1
-            self._fd = os.open(self._path(self._number), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            self._sizes[self._number] = 0
+            old, self._fd = self._fd, new
+        if old >= 0:
+            os.close(old)
+        self._number = number
+        self._sizes[number] = 0
 
-    def _remove(self, number: int) -> None:
-        if self._open_intents:
-            # An open intent may stand in the segment that goes. Repeating all of them is simpler than knowing which,
-            # and recovery reads the same intent twice as one.
-            for data in self._open_intents.values():
-                self._append(_INTENT, data)
+    def _carry_forward(self, before: int) -> None:
+        """Repeat the open intents of the segments that go; recovery reads the same intent twice as one."""
+        carried = [(key, data) for key, (number, data) in self._open_intents.items() if number < before]
+        for key, data in carried:
+            self._append(_INTENT, data)
+            self._open_intents[key] = (self._number, data)
+        if carried:
             self.sync()
-        del self._sizes[number]
-        self._path(number).unlink()
 
     def _recover(self, numbers: list[int]) -> None:
         for number in numbers:
             for kind, data, _ in _records(self._path(number), 0):
                 event = ingest_pb2.UsageEvent.FromString(data)
                 if kind == _INTENT:
-                    self._open_intents[event.event_id] = data
+                    self._open_intents[event.event_id] = (number, data)
                 else:
                     self._open_intents.pop(event.event_id, None)
                     self.depth += 1
-        for data in list(self._open_intents.values()):
+        for _, data in list(self._open_intents.values()):
             event = ingest_pb2.UsageEvent.FromString(data)
             event.outcome = ingest_pb2.OUTCOME_CRASHED
             event.usage_source = ingest_pb2.USAGE_SOURCE_NONE
@@ -238,15 +254,21 @@ def _records(path: Path, offset: int) -> Iterator[tuple[bytes, bytes, int]]:
         while len(header := file.read(_HEADER.size)) == _HEADER.size:
             length, checksum = _HEADER.unpack(header)
             body = file.read(length)
-            if len(body) != length or zlib.crc32(body) != checksum:
+            # A power cut may leave zeros, of which eight would pass as the header of an empty record.
+            if not body or len(body) != length or zlib.crc32(body) != checksum:
                 return
             offset += _HEADER.size + length
             yield body[:1], body[1:], offset
 
 
-def _write_whole(fd: int, record: bytes) -> None:
-    if os.write(fd, record) != len(record):
-        raise OSError("the disk took only a part of the record")
+def _write_whole(fd: int, record: bytes, *, at: int) -> None:
+    try:
+        if os.write(fd, record) != len(record):
+            raise OSError("the disk took only a part of the record")
+    except OSError:
+        # Half a record in the middle would hide every later one from the reader.
+        os.ftruncate(fd, at)
+        raise
 
 
 def _locked(path: Path) -> int:

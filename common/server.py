@@ -16,17 +16,15 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from common.call import Call, Context, Interceptor, open_call
-from common.config import MAX_BODY_BYTES
+from common.config import MAX_MESSAGE_BYTES
 from common.principal import Requirement
 
 _log = structlog.get_logger(__name__)
 
-# An HttpBody adds its content type and a length to the body that Envoy has already measured.
-_MESSAGE_BYTES: Final = MAX_BODY_BYTES + 64 * 1024
 _HEALTH_NAMES: Final = (health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
 _OPEN: Final = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 SERVER_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", -1),
     # A second process on the same port is a mistake that must fail, not share the load.
     ("grpc.so_reuseport", 0),

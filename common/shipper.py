@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
+from collections.abc import Sequence
 from typing import Final
 
 import grpc
@@ -12,12 +13,14 @@ import structlog
 from pydantic import SecretStr
 
 from common.auth_interceptor import SERVICE_KEY_HEADER
+from common.errors import Unavailable
 from common.outbox import DiskOutbox
 from turnpike.usage.v1 import ingest_pb2, ingest_pb2_grpc
 
 _log = structlog.get_logger(__name__)
 _BATCH: Final = 1_000
 _TIMEOUT_SECONDS: Final = 30.0
+_RETRY_AT_FIRST_SECONDS: Final = 0.1
 _RETRY_AT_MOST_SECONDS: Final = 5.0
 _CHANNEL_OPTIONS: Final = (
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -30,7 +33,7 @@ class Shipper:
     """Ships while it is open, as an async context manager; leaving it makes one last attempt.
 
     ``interval_seconds`` is the time between looks into the outbox. A batch is frozen: it is repeated under the same id
-    until the usage service has it.
+    until the usage service has it. An event that the usage service refuses goes to the outbox's file ``rejected``.
     """
 
     def __init__(
@@ -60,31 +63,60 @@ class Shipper:
         """Ship one batch and return its number of events; raises grpc.aio.AioRpcError when it was not stored."""
         events, position = self._outbox.read(limit=_BATCH)
         if events:
-            request = ingest_pb2.RecordUsageRequest(batch_id=str(uuid.uuid4()), events=events)
-            await self._send(request)
+            await self._deliver(events)
         self._outbox.release(position)
         return len(events)
 
     async def _run(self) -> None:
-        while not self._closing.is_set():
+        closing = False
+        while not closing:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), self._interval_seconds)
+            # Looked at before the outbox is, so that the last look sees what was settled before the end.
+            closing = self._closing.is_set()
+            await self._ship_all()
+
+    async def _ship_all(self) -> None:
+        try:
             await asyncio.to_thread(self._outbox.sync)
             with contextlib.suppress(grpc.aio.AioRpcError):
                 while await self.ship() == _BATCH:
                     pass
+        except (OSError, Unavailable) as error:
+            # A disk that is full, or too many open files: it may pass, and shipping must not end with it.
+            _log.error("the outbox could not be read", error=str(error))
+        # What was metered while the last batch was on its way.
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            while await self.ship():
+                pass
 
-    async def _send(self, request: ingest_pb2.RecordUsageRequest) -> None:
-        delay = 0.1
+    async def _deliver(self, events: Sequence[ingest_pb2.UsageEvent]) -> None:
+        """Have the events stored, or set aside where one is refused for what it says, so that it holds up no other."""
+        request = ingest_pb2.RecordUsageRequest(batch_id=str(uuid.uuid4()), events=events)
+        if await self._stored(request):
+            return
+        if len(events) == 1:
+            self._outbox.reject(events[0])
+            return
+        middle = len(events) // 2
+        await self._deliver(events[:middle])
+        await self._deliver(events[middle:])
+
+    async def _stored(self, request: ingest_pb2.RecordUsageRequest) -> bool:
+        """Repeat the batch until it is stored, or say False when it never will be."""
+        delay = _RETRY_AT_FIRST_SECONDS
         while True:
             try:
                 await self._stub.RecordUsage(request, metadata=self._metadata, timeout=_TIMEOUT_SECONDS)
             except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                    _log.error("a usage batch was refused", details=error.details(), events=len(request.events))
+                    return False
                 _log.warning("usage could not be shipped", code=error.code().name, depth=self._outbox.depth)
                 if self._closing.is_set():
                     raise
             else:
-                return
+                return True
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), delay)
             delay = min(delay * 2, _RETRY_AT_MOST_SECONDS)

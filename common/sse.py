@@ -14,8 +14,9 @@ KEEP_ALIVE: Final = b": ping\n\n"
 """A comment: every client ignores it, and nothing between the two closes an idle connection."""
 
 _MAX_EVENT_BYTES: Final = 32 * 1024 * 1024
-_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n")
-_LINE: Final = re.compile(rb"\r\n|\n|\r")
+_LINE: Final = re.compile(rb"\r\n|\n|\r(?!\n)")
+_END: Final = re.compile(rb"(?:%b){2}" % _LINE.pattern)
+_NOT_FOR_SDKS: Final = (b"id", b"retry")
 
 
 class EventSplitter:
@@ -33,10 +34,10 @@ class EventSplitter:
             return [event + b"\n\n" for event in events if event.strip(b"\n")]
         return self._feed_with_returns(rest)
 
-    @property
-    def rest(self) -> bytes:
-        """What was fed and belongs to no whole event yet."""
-        return self._rest
+    def end(self) -> list[bytes]:
+        """Return the event that only waited for the second half of its line end; half an event is dropped."""
+        rest, self._rest = self._rest, b""
+        return [rest] if _END.search(rest) else []
 
     def _feed_with_returns(self, rest: bytes) -> list[bytes]:
         events: list[bytes] = []
@@ -62,18 +63,19 @@ def data_of(event: bytes) -> bytes:
     """Return an event's data, without the field name; empty for comments and for events without data."""
     if event.startswith(b"data: ") and event.count(b"\n") == 2 and b"\r" not in event:
         return event[6:-2]
-    lines = [line[5:].removeprefix(b" ") for line in _LINE.split(event) if line.startswith(b"data:")]
-    return b"\n".join(lines)
+    lines = [line for line in _LINE.split(event) if line.startswith(b"data:") or line == b"data"]
+    return b"\n".join(line[5:].removeprefix(b" ") for line in lines)
 
 
 def cleaned(event: bytes) -> bytes:
     """Return the event without what makes OpenAI's SDKs fail: ``id`` and ``retry`` fields, and data that is empty.
 
-    An event of which nothing is left comes back empty. The common case, one data line, comes back as it is.
+    Without data only comments are left, and where there are none nothing. The common case, one data line, comes back
+    as it is.
     """
-    if event.startswith(b"data: ") and event.count(b"\n") == 2 and len(event) > 8:
+    if event.startswith(b"data: ") and event.count(b"\n") == 2 and b"\r" not in event and not event[6:7].isspace():
         return event
-    lines = [line for line in _LINE.split(event) if line and not line.startswith((b"id", b"retry"))]
-    if not any(line.startswith(b":") for line in lines) and not data_of(event).strip():
-        return b""
-    return b"\n".join(lines) + b"\n\n"
+    lines = [line for line in _LINE.split(event) if line and line.partition(b":")[0] not in _NOT_FOR_SDKS]
+    if not data_of(event).strip():
+        lines = [line for line in lines if line.startswith(b":")]
+    return b"\n".join(lines) + b"\n\n" if lines else b""

@@ -6,6 +6,7 @@ deprecated: https://github.com/open-telemetry/semantic-conventions-genai
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,7 @@ from opentelemetry import metrics, propagate, trace
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.trace import Span, SpanKind, StatusCode
 
-from common.call import Call, Context, Proceed
+from common.call import CLIENT_GONE_STATUS, Call, Context, Proceed
 
 _BUCKETS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _TOKEN_BUCKETS: Final = tuple(4**power for power in range(14))
@@ -66,7 +67,14 @@ class Telemetry:
             yield
             return
         parent = propagate.extract(call.metadata)
-        with self._tracer.start_as_current_span(call.rpc.strip("/"), context=parent, kind=SpanKind.SERVER) as span:
+        with self._tracer.start_as_current_span(
+            call.rpc.strip("/"),
+            context=parent,
+            kind=SpanKind.SERVER,
+            # The status below says whether the gateway failed; a refused caller is no error of the gateway.
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
             service, _, method = call.rpc.strip("/").rpartition("/")
             span.set_attributes(
                 {
@@ -99,9 +107,16 @@ class Telemetry:
                 "gen_ai.request.model": model,
                 **{key: value for key, value in attributes.items() if value is not None},
             },
+            # An exception's text may be the provider's: its type says enough.
             record_exception=False,
+            set_status_on_exception=False,
         ) as span:
-            yield span
+            try:
+                yield span
+            except Exception as error:
+                span.set_status(StatusCode.ERROR)
+                span.set_attribute("error.type", type(error).__name__)
+                raise
 
     def trace_headers(self, call: Call) -> dict[str, str]:
         """Return the trace context to pass on: that of the current span, or the caller's own when spans are off."""
@@ -189,6 +204,9 @@ class TelemetryInterceptor:
         with self._telemetry.rpc(call):
             try:
                 return await proceed(call, request, context)
+            except asyncio.CancelledError:
+                call.status = CLIENT_GONE_STATUS
+                raise
             finally:
                 _log.info(
                     "call",

@@ -91,6 +91,8 @@ class FakeAnswer:
         async for piece in self._pieces():
             for event in splitter.feed(piece):
                 yield event
+        for event in splitter.end():
+            yield event
 
     async def finish(self) -> None:
         """Return at once."""

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
 from common.call import Call
-from common.errors import TurnpikeError, UpstreamFailed, UpstreamRefused, openai_body
-from common.metering import Account, Meter, outcome_of
+from common.config import MAX_BODY_BYTES
+from common.errors import PayloadTooLarge, TurnpikeError, Unavailable, UpstreamFailed, UpstreamRefused, openai_body
+from common.metering import Account, Meter, Outcome, UsageSource, outcome_of
 from common.providers.provider import Answer, Provider
 from common.providers.router import Router, passed_on
 from common.sse import KEEP_ALIVE, cleaned, data_of
 from services.chat import openai_chat
 from services.chat.openai_chat import ChatRequest
-from turnpike.usage.v1 import ingest_pb2
 
 _FORWARDED = ("openai-organization", "openai-project", "openai-beta")
 """Request headers that reach the provider."""
@@ -49,6 +50,8 @@ class Chat:
         """
         with self._meter.open(call, type="chat") as account:
             account.event.bytes_in = len(body)
+            if len(body) > MAX_BODY_BYTES:
+                raise PayloadTooLarge("The request body is larger than 32 MiB.")
             request = openai_chat.parse_request(body)
             measured = request.measured(body)
             account.describe(measured)
@@ -60,34 +63,48 @@ class Chat:
                 upstream,
             ):
                 call.status = upstream.status
-                make = _stream if upstream.is_event_stream and upstream.status < 400 else _whole
+                streams = upstream.status < 400 and _is_stream(upstream, request)
+                make, content_type = (_stream, "text/event-stream") if streams else (_whole, upstream.content_type)
                 async with aclosing(make(upstream, provider, account, request)) as pieces:
                     yield ChatAnswer(
                         status=upstream.status,
-                        content_type="application/json" if upstream.status >= 400 else upstream.content_type,
+                        content_type="application/json" if upstream.status >= 400 else content_type,
                         headers=passed_on(upstream.headers),
                         pieces=pieces,
                     )
 
 
-async def _whole(upstream: Answer, provider: Provider, account: Account, _: ChatRequest) -> AsyncGenerator[bytes, None]:
+def _is_stream(upstream: Answer, request: ChatRequest) -> bool:
+    # Some servers forget to say text/event-stream; one that says JSON means it.
+    says_json = upstream.content_type.partition(";")[0].strip().lower() == "application/json"
+    return upstream.is_event_stream or (bool(request.stream) and not says_json)
+
+
+async def _whole(
+    upstream: Answer, provider: Provider, account: Account, request: ChatRequest
+) -> AsyncGenerator[bytes, None]:
     body = await upstream.read()
     account.first_byte()
     if upstream.status >= 400:
         body = _error_body(upstream, provider.without_secrets(body))
         account.sent(len(body))
-        account.settle(ingest_pb2.OUTCOME_COMPLETED, status=upstream.status, error_code="upstream_refused")
+        account.settle(Outcome.COMPLETED, status=upstream.status, error_code="upstream_refused")
     else:
         completion = openai_chat.parse_completion(body)
         counts = openai_chat.token_counts(completion.usage) if openai_chat.present(completion.usage) else None
         if counts is not None:
-            account.count(counts, source=ingest_pb2.USAGE_SOURCE_PROVIDER, upstream_model=completion.model or "")
+            account.count(counts, source=UsageSource.PROVIDER, upstream_model=completion.model or "")
+        if request.stream:
+            # SDKs would read it as a stream without events, and say nothing.
+            raise UpstreamFailed("The provider did not answer with a stream.", code="upstream_malformed")
         account.sent(len(body))
-        account.settle(ingest_pb2.OUTCOME_COMPLETED, status=upstream.status)
+        account.settle(Outcome.COMPLETED, status=upstream.status)
     yield body
 
 
-async def _stream(upstream: Answer, _: Provider, account: Account, request: ChatRequest) -> AsyncGenerator[bytes, None]:
+async def _stream(
+    upstream: Answer, provider: Provider, account: Account, request: ChatRequest
+) -> AsyncGenerator[bytes, None]:
     tally = _Tally(account, request)
     begun = False
     try:
@@ -96,11 +113,15 @@ async def _stream(upstream: Answer, _: Provider, account: Account, request: Chat
                 event = raw if raw is KEEP_ALIVE else cleaned(raw)
                 if not event:
                     continue
+                end = tally.take(data_of(event))
+                if end is _FAILED:
+                    event = provider.without_secrets(event)
                 account.sent(len(event))
-                ended = tally.take(data_of(event))
+                if end is not None:
+                    account.settle(end.outcome, status=upstream.status, error_code=end.error_code)
                 begun = True
                 yield event
-                if ended:
+                if end is not None:
                     await upstream.finish()
                     return
         raise UpstreamFailed("The provider's stream ended before it was complete.", code="upstream_cut")
@@ -112,15 +133,27 @@ async def _stream(upstream: Answer, _: Provider, account: Account, request: Chat
         last = b"data: " + openai_body(error) + b"\n\n"
         account.sent(len(last))
         outcome, _status, code = outcome_of(error)
-        account.settle(outcome, status=upstream.status, error_code=code)
+        # A disk that refuses the event is no reason to keep the error from the caller: the intent is on record.
+        with suppress(Unavailable):
+            account.settle(outcome, status=upstream.status, error_code=code)
         yield last
     except (asyncio.CancelledError, GeneratorExit):
         tally.estimate()
         raise
 
 
+@dataclass(frozen=True, slots=True)
+class _End:
+    outcome: Outcome
+    error_code: str = ""
+
+
+_DONE: Final = _End(Outcome.COMPLETED)
+_FAILED: Final = _End(Outcome.UPSTREAM_CUT, "upstream_error")
+
+
 class _Tally:
-    """Reads a stream's events as they pass, and settles the account with the last one."""
+    """Reads a stream's events as they pass, counts tokens, and sees which event is the last."""
 
     def __init__(self, account: Account, request: ChatRequest) -> None:
         self._account = account
@@ -128,42 +161,45 @@ class _Tally:
         self._pieces = 0
         self._counted = False
 
-    def take(self, data: bytes) -> bool:
-        """Read an event's data and say whether the stream ends with it; raises UpstreamFailed when it is not JSON."""
+    def take(self, data: bytes) -> _End | None:
+        """Read an event's data and say how the stream ends with it, if it does.
+
+        Raises UpstreamFailed when it is not JSON.
+        """
         if not data:
-            return False
+            return None
         self._account.first_byte()
         if data.strip() == b"[DONE]":
             self.estimate()
-            self._account.settle(ingest_pb2.OUTCOME_COMPLETED, status=200)
-            return True
+            return _DONE
         try:
             chunk = openai_chat.parse_chunk(data)
+            failed = chunk is not None and openai_chat.is_error(chunk)
         except (ValueError, RecursionError):
             raise UpstreamFailed("The provider sent an event that is not JSON.", code="upstream_malformed") from None
         if chunk is None:
-            return False
-        if openai_chat.present(chunk.error):
+            return None
+        if failed:
             self.estimate()
-            self._account.settle(ingest_pb2.OUTCOME_UPSTREAM_CUT, status=200, error_code="upstream_error")
-            return True
-        self._pieces += sum(1 for choice in chunk.choices or () if choice.delta and choice.delta.content)
+            return _FAILED
+        deltas = [choice.delta for choice in chunk.choices or () if choice.delta]
+        self._pieces += sum(1 for delta in deltas if delta.content or delta.tool_calls)
         if openai_chat.present(chunk.usage):
             self._count(chunk)
-        return False
+        return None
 
     def estimate(self) -> None:
         """Estimate the counts if the provider did not report them."""
         if not self._counted and not self._account.settled:
             self._counted = True
             counts = openai_chat.estimated_counts(self._request, pieces=self._pieces)
-            self._account.count(counts, source=ingest_pb2.USAGE_SOURCE_ESTIMATED)
+            self._account.count(counts, source=UsageSource.ESTIMATED)
 
     def _count(self, chunk: openai_chat.Chunk) -> None:
         counts = openai_chat.token_counts(chunk.usage)
         if counts is not None:
             self._counted = True
-            self._account.count(counts, source=ingest_pb2.USAGE_SOURCE_PROVIDER, upstream_model=chunk.model or "")
+            self._account.count(counts, source=UsageSource.PROVIDER, upstream_model=chunk.model or "")
 
 
 def _error_body(upstream: Answer, body: bytes) -> bytes:
@@ -171,7 +207,7 @@ def _error_body(upstream: Answer, body: bytes) -> bytes:
     try:
         if isinstance(msgspec.json.decode(body), dict):
             return body
-    except (msgspec.DecodeError, RecursionError):
+    except (ValueError, RecursionError):
         pass
     text = body[:500].decode("utf-8", "replace").strip()
     message = f"The provider answered {upstream.status}" + (f": {text}" if text else ".")

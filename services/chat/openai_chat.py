@@ -45,7 +45,8 @@ class ChatRequest(msgspec.Struct):
 
 
 class _Delta(msgspec.Struct):
-    content: str | None = None
+    content: Any = None
+    tool_calls: Any = None
 
 
 class _ChunkChoice(msgspec.Struct):
@@ -100,7 +101,7 @@ def parse_request(body: bytes) -> ChatRequest:
         request = _REQUEST.decode(body)
     except msgspec.ValidationError as error:
         raise _described(str(error)) from None
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"The request body is not valid JSON: {error}.", code="invalid_json") from None
     if not request.model:
         raise InvalidRequest("'model' must not be empty.", param="model")
@@ -110,12 +111,16 @@ def parse_request(body: bytes) -> ChatRequest:
 def with_usage_asked(body: bytes, request: ChatRequest) -> bytes:
     """Return the body with stream_options.include_usage true; every other field keeps its bytes."""
     fields = _FIELDS.decode(body)
-    options: Any = msgspec.json.decode(request.stream_options)
-    if options is not None and not isinstance(options, dict):
-        raise InvalidRequest("'stream_options' must be an object.", param="stream_options")
-    if options and options.get("include_usage") is True:
+    options: dict[str, msgspec.Raw] = {}
+    if present(request.stream_options):
+        try:
+            options = _FIELDS.decode(request.stream_options)
+        except ValueError:
+            raise InvalidRequest("'stream_options' must be an object.", param="stream_options") from None
+    if bytes(options.get("include_usage", b"")) == b"true":
         return body
-    fields["stream_options"] = msgspec.Raw(msgspec.json.encode({**(options or {}), "include_usage": True}))
+    options["include_usage"] = msgspec.Raw(b"true")
+    fields["stream_options"] = msgspec.Raw(msgspec.json.encode(options))
     return msgspec.json.encode(fields)
 
 
@@ -132,7 +137,7 @@ def parse_completion(body: bytes) -> Completion:
     """Return a whole answer; an unreadable one comes back empty, because its caller gets the bytes all the same."""
     try:
         return _COMPLETION.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return Completion()
 
 
@@ -141,11 +146,16 @@ def present(raw: msgspec.Raw) -> bool:
     return bytes(raw) != b"null"
 
 
+def is_error(chunk: Chunk) -> bool:
+    """Say whether the chunk tells of an error; some servers send an empty one with each chunk."""
+    return present(chunk.error) and bool(msgspec.json.decode(chunk.error))
+
+
 def token_counts(usage: msgspec.Raw) -> TokenCounts | None:
     """Return disjoint counts from OpenAI's usage object, whose totals contain their details; None when unreadable."""
     try:
         parsed = _USAGE.decode(usage)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
         return None
     details, output = parsed.prompt_tokens_details, parsed.completion_tokens_details
     prompt, completion = max(0, parsed.prompt_tokens), max(0, parsed.completion_tokens)
@@ -158,21 +168,26 @@ def token_counts(usage: msgspec.Raw) -> TokenCounts | None:
         cache_write=written,
         text_output=completion - reasoning,
         reasoning=reasoning,
-        total=parsed.total_tokens if parsed.total_tokens is not None else prompt + completion,
+        total=max(0, parsed.total_tokens) if parsed.total_tokens is not None else prompt + completion,
     )
 
 
 def estimated_counts(request: ChatRequest, *, pieces: int) -> TokenCounts:
-    """Estimate a broken-off stream: a token for each piece of text seen, and for every four characters of the prompt.
+    """Estimate a broken-off stream: a token for each piece of output seen, and for every four characters of the prompt.
 
     Images are not counted: their price in tokens is the provider's secret.
     """
-    characters = sum(_characters(msgspec.json.decode(message)) for message in request.messages)
+    characters = sum(map(_characters, request.messages))
     prompt = math.ceil(characters / _CHARACTERS_PER_TOKEN)
     return TokenCounts(uncached_input=prompt, text_output=pieces, total=prompt + pieces)
 
 
-def _characters(message: Any) -> int:
+def _characters(raw: msgspec.Raw) -> int:
+    try:
+        message = msgspec.json.decode(raw)
+    except (ValueError, RecursionError):
+        # Messages were not read when the request came: what is in them is the provider's business.
+        return 0
     content = message.get("content") if isinstance(message, dict) else None
     if isinstance(content, str):
         return len(content)
@@ -196,7 +211,10 @@ def _described(problem: str) -> InvalidRequest:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    try:
+        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    except OverflowError:
+        return None
 
 
 def _within(value: int, limit: int) -> int:

@@ -21,6 +21,8 @@ _ROLES: Final = {
 }
 _ROLE_NUMBERS: Final = {name: number for number, name in _ROLES.items()}
 _MESSAGE_FIELDS: Final = ("role", "content", "tool_calls", "name", "tool_call_id")
+_WRONG_SHAPE: Final = (ValueError, TypeError, AttributeError, KeyError, OverflowError, json_format.ParseError)
+_EXACT_INTEGERS: Final = 2**53
 _OPTIONAL: Final = ("max_completion_tokens", "temperature", "top_p", "n", "seed")
 
 
@@ -61,7 +63,7 @@ def completion(body: bytes) -> chat_pb2.CompleteChatResponse:
             ],
             usage=_usage(answer.get("usage")),
         )
-    except (ValueError, TypeError, AttributeError, KeyError):
+    except _WRONG_SHAPE:
         _unreadable()
 
 
@@ -81,7 +83,7 @@ def stream_message(event: bytes) -> chat_pb2.StreamChatResponse | None:
                 choices=[_delta(choice) for choice in chunk.get("choices") or ()],
                 usage=_usage(chunk.get("usage")),
             )
-    except (ValueError, TypeError, AttributeError, KeyError):
+    except _WRONG_SHAPE:
         _unreadable()
     details = error if isinstance(error, dict) else {"message": str(error)}
     raise UpstreamFailed(
@@ -95,7 +97,7 @@ def raise_for_status(status: int, body: bytes, headers: Mapping[str, str]) -> No
         return
     try:
         error = msgspec.json.decode(body)["error"]
-        details = error if isinstance(error, dict) else {"message": str(error)}
+        details = error if isinstance(error, dict) else {"message": error}
     except (ValueError, TypeError, KeyError):
         details = {}
     raise UpstreamRefused(
@@ -221,7 +223,8 @@ def _plain(value: Any) -> Any:
     if kind == "list_value":
         return [_plain(item) for item in value.list_value.values]
     if kind == "number_value":
-        return int(value.number_value) if value.number_value.is_integer() else value.number_value
+        number = value.number_value
+        return int(number) if number.is_integer() and abs(number) <= _EXACT_INTEGERS else number
     return None if kind in (None, "null_value") else getattr(value, kind)
 
 

@@ -1,0 +1,188 @@
+"""The HTTP routes of the sandbox.
+
+They stand where other services have their servicer, because a provider speaks HTTP and not gRPC.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated
+from uuid import uuid4
+
+import msgspec
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from services.sandbox.checks import Fields, Refused, json_object
+from services.sandbox.core import answer
+from services.sandbox.delivery import Delivery, Sleep
+from services.sandbox.dialects.openai import read_chat, read_model
+from services.sandbox.dialects.openai_answer import Frame, answer_script, refusal_script
+from services.sandbox.faults import Faults, read_faults
+from services.sandbox.schema import UnsatisfiableError
+from services.sandbox.script import Headers, Script
+from services.sandbox.store import Ledger, Opening
+
+MAX_BODY_BYTES = 64 * 1024 * 1024
+
+_CREDENTIALS = ("authorization", "proxy-authorization", "x-api-key", "api-key", "x-chroma-token", "cookie")
+_MAX_REQUEST_ID_LENGTH = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the routes work with.
+
+    `now` is in seconds since 1970; `event_delay_seconds` is for streams that ask for no delay of their own.
+    """
+
+    ledger: Ledger
+    sleep: Sleep = asyncio.sleep
+    now: Callable[[], float] = time.time
+    event_delay_seconds: float = 0.0
+
+
+def create_app(parts: Parts) -> FastAPI:
+    """Make the application; it must be served by `server.make_server`."""
+    app = FastAPI(title="Turnpike sandbox", docs_url=None, redoc_url=None, openapi_url=None)
+    _add_error_handlers(app)
+    _add_control_routes(app, ledger=parts.ledger)
+
+    @app.post("/v1/chat/completions", response_model=None)
+    async def complete_chat(request: Request) -> Response:
+        return await _complete_chat(request, parts=parts)
+
+    return app
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> Response:
+        message = f"Invalid URL ({request.method} {request.url.path})"
+        return JSONResponse(_envelope(message), status_code=error.status_code, headers=error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_wrong_query(_: Request, error: RequestValidationError) -> Response:
+        wrong = error.errors()[0]
+        return JSONResponse(_envelope(str(wrong["msg"]), param=str(wrong["loc"][-1])), status_code=400)
+
+
+def _add_control_routes(app: FastAPI, *, ledger: Ledger) -> None:
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/sandbox/ledger", response_model=None)
+    async def read_ledger(
+        request_id: str | None = None,
+        after: Annotated[int, Query(ge=0)] = 0,
+        limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000,
+    ) -> Response:
+        found = await ledger.read(request_id, after=after, limit=limit + 1)
+        page = {"data": found[:limit], "has_more": len(found) > limit}
+        return Response(msgspec.json.encode(page), media_type="application/json")
+
+    @app.delete("/sandbox/ledger")
+    async def clear_ledger() -> dict[str, bool]:
+        await ledger.clear()
+        return {"deleted": True}
+
+
+async def _complete_chat(request: Request, *, parts: Parts) -> Response:
+    began = parts.now()
+    try:
+        raw = await _body(request)
+        body = json_object(raw)
+        refused = None
+    except ClientDisconnect:
+        return Response(status_code=400)
+    except Refused as error:
+        raw, body, refused = b"", {}, error
+    seq = await parts.ledger.start(_opening(request.headers, body=body))
+    faults = Faults()
+    try:
+        if refused is not None:
+            raise refused
+        script, faults = _chat_script(Fields(body), raw=raw, headers=request.headers, parts=parts, began=began)
+    except Refused as error:
+        script = refusal_script(error, headers=_headers(parts, began=began, remaining=True))
+    if faults.event_delay_seconds is None:
+        faults = msgspec.structs.replace(faults, event_delay_seconds=parts.event_delay_seconds)
+    return Delivery(script, faults=faults, ledger=parts.ledger, seq=seq, sleep=parts.sleep)
+
+
+def _chat_script(
+    body: Fields, *, raw: bytes, headers: Mapping[str, str], parts: Parts, began: float
+) -> tuple[Script, Faults]:
+    model = read_model(body)
+    faults = read_faults(body, model=model)
+    request = read_chat(body, model=model, faults=faults, identity=hashlib.sha256(raw).hexdigest())
+    try:
+        answered = answer(request.ask)
+    except (UnsatisfiableError, RecursionError) as error:
+        raise Refused(f"Invalid schema: {error}.", code="invalid_json_schema") from error
+    frame = Frame(
+        created=int(began),
+        headers=_headers(parts, began=began, remaining=faults.status != 429),
+        sandbox=_echo(faults, raw=raw, headers=headers),
+    )
+    return answer_script(request, answer=answered, frame=frame), faults
+
+
+async def _body(request: Request) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > MAX_BODY_BYTES:
+            raise Refused(f"The body is larger than {MAX_BODY_BYTES} bytes.", status=413, code="request_too_large")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _opening(headers: Mapping[str, str], *, body: Mapping[str, object]) -> Opening:
+    request_id, model = headers.get("x-request-id"), body.get("model")
+    return Opening(
+        request_id=None if request_id is None else request_id[:_MAX_REQUEST_ID_LENGTH],
+        model=model if isinstance(model, str) else None,
+        stream=body.get("stream") is True,
+    )
+
+
+def _headers(parts: Parts, *, began: float, remaining: bool) -> Headers:
+    return (
+        ("x-request-id", f"req_{uuid4().hex}"),
+        ("openai-processing-ms", str(max(0, round((parts.now() - began) * 1000)))),
+        ("openai-version", "2020-10-01"),
+        ("x-ratelimit-limit-requests", "10000"),
+        ("x-ratelimit-limit-tokens", "2000000"),
+        ("x-ratelimit-remaining-requests", "9999" if remaining else "0"),
+        ("x-ratelimit-remaining-tokens", "1999999" if remaining else "0"),
+        ("x-ratelimit-reset-requests", "6ms"),
+        ("x-ratelimit-reset-tokens", "0s"),
+    )
+
+
+def _echo(faults: Faults, *, raw: bytes, headers: Mapping[str, str]) -> dict[str, object] | None:
+    echo: dict[str, object] = {}
+    if faults.echo_headers:
+        echo["headers"] = {name.lower(): _shown(name.lower(), value=value) for name, value in headers.items()}
+    if faults.echo_body:
+        echo["body"] = msgspec.Raw(raw)
+    return echo or None
+
+
+def _shown(name: str, *, value: str) -> str:
+    if name not in _CREDENTIALS:
+        return value
+    scheme, space, credential = value.rpartition(" ")
+    return f"{scheme}{space}{credential[:4]}"
+
+
+def _envelope(message: str, *, param: str | None = None) -> dict[str, object]:
+    return {"error": {"message": message, "type": "invalid_request_error", "param": param, "code": None}}

@@ -1,0 +1,215 @@
+"""Builds the deterministic answer to a chat request, for every dialect.
+
+Tokens: a word with the white space before it is one token; a tool call is one token for its name and one for each
+started 8 characters of its arguments. A stream sends one event for each token.
+
+Tools: a tool is called when the last message is the user's and names it as a whole word (each named tool once, in the
+order of `tools`), or when the choice requires it (then the named ones, else the first). The arguments are the example
+of the tool's schema.
+
+Models: any name answers. One that contains "cached" has half of its prompt in the cache, one that contains "reasoning"
+thinks 16 tokens before each answer.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Literal, TypeAlias
+
+from services.sandbox.schema import Schema, example
+
+Finish: TypeAlias = Literal["stop", "length", "tool_calls"]
+
+REASONING_TOKENS = 16
+ARGUMENT_TOKEN_LENGTH = 8
+ECHO_LENGTH = 2_000
+
+_WORD = re.compile(r"\s*\S+(?:\s+\Z)?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A function that the model may call; `parameters` is its JSON Schema."""
+
+    name: str
+    parameters: Schema
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What a chat request asks for, without the form of its dialect.
+
+    `text` and `role` are those of the last message, `limit` is in tokens, `words` asks for a text of exactly so many
+    words.
+    """
+
+    identity: str
+    model: str
+    text: str
+    role: str
+    prompt_tokens: int
+    images: int = 0
+    tools: tuple[Tool, ...] = ()
+    tool_choice: Literal["auto", "none", "required"] = "auto"
+    named_tool: str | None = None
+    parallel: bool = True
+    json_schema: Schema | None = None
+    choices: int = 1
+    stop: tuple[str, ...] = ()
+    limit: int | None = None
+    words: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A tool call; the fragments joined are its arguments in JSON, one token each."""
+
+    id: str
+    name: str
+    fragments: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """One choice of an answer; the pieces joined are its text, one token each."""
+
+    finish: Finish
+    reasoning_tokens: int
+    pieces: tuple[str, ...] = ()
+    calls: tuple[Call, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        """Return the completion tokens of this choice, its reasoning included."""
+        return self.reasoning_tokens + len(self.pieces) + sum(1 + len(call.fragments) for call in self.calls)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """The tokens of an answer: `cached` are part of `prompt`, `reasoning` are part of `completion`."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+    reasoning: int = 0
+
+    @property
+    def total(self) -> int:
+        """Return prompt and completion tokens together."""
+        return self.prompt + self.completion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The whole answer: one reply for each choice asked for, and what it cost."""
+
+    replies: tuple[Reply, ...]
+    usage: Usage = field(default_factory=Usage)
+
+
+def tokens(text: str) -> tuple[str, ...]:
+    """Cut a text into its tokens; joined they are the text again."""
+    return tuple(_WORD.findall(text)) or ((text,) if text else ())
+
+
+def fragments(arguments: str) -> tuple[str, ...]:
+    """Cut the arguments of a tool call into their tokens; joined they are the arguments again."""
+    starts = range(0, len(arguments), ARGUMENT_TOKEN_LENGTH)
+    return tuple(arguments[start : start + ARGUMENT_TOKEN_LENGTH] for start in starts)
+
+
+def answer(ask: Ask) -> Answer:
+    """Answer a request, the same way each time; raises `UnsatisfiableError` for a schema that has no example."""
+    replies = tuple(_reply(ask, choice=choice) for choice in range(ask.choices))
+    usage = Usage(
+        prompt=ask.prompt_tokens,
+        completion=sum(reply.tokens for reply in replies),
+        cached=(ask.prompt_tokens + 1) // 2 if "cached" in ask.model else 0,
+        reasoning=sum(reply.reasoning_tokens for reply in replies),
+    )
+    return Answer(replies=replies, usage=usage)
+
+
+def called_tools(ask: Ask) -> tuple[Tool, ...]:
+    """Return the tools that the answer calls, in order."""
+    if ask.tool_choice == "none" or ask.words is not None:
+        return ()
+    if ask.named_tool is not None:
+        return tuple(tool for tool in ask.tools if tool.name == ask.named_tool)
+    mentioned = tuple(tool for tool in ask.tools if ask.role == "user" and _mentions(ask.text, tool=tool.name))
+    if ask.tool_choice == "required" and not mentioned:
+        mentioned = ask.tools[:1]
+    return mentioned if ask.parallel else mentioned[:1]
+
+
+def _mentions(text: str, *, tool: str) -> bool:
+    return re.search(rf"(?<![\w-]){re.escape(tool)}(?![\w-])", text, re.IGNORECASE) is not None
+
+
+def _reply(ask: Ask, *, choice: int) -> Reply:
+    reasoning = REASONING_TOKENS if "reasoning" in ask.model else 0
+    if ask.limit is not None:
+        reasoning = min(reasoning, ask.limit)
+    budget = None if ask.limit is None else ask.limit - reasoning
+    tools = called_tools(ask)
+    if tools:
+        return _call_tools(ask, tools=tools, choice=choice, budget=budget, reasoning=reasoning)
+    pieces = _text_pieces(ask, choice=choice)
+    if budget is not None and len(pieces) > budget:
+        return Reply(finish="length", reasoning_tokens=reasoning, pieces=pieces[:budget])
+    return Reply(finish="stop", reasoning_tokens=reasoning, pieces=pieces)
+
+
+def _call_tools(ask: Ask, *, tools: tuple[Tool, ...], choice: int, budget: int | None, reasoning: int) -> Reply:
+    calls = []
+    for index, tool in enumerate(tools):
+        parts = fragments(json.dumps(example({"type": "object", **tool.parameters}), ensure_ascii=False))
+        if budget is not None:
+            budget -= 1
+            if budget < len(parts):
+                if budget >= 0:
+                    calls.append(_call(ask, tool=tool, parts=parts[:budget], choice=choice, index=index))
+                return Reply(finish="length", reasoning_tokens=reasoning, calls=tuple(calls))
+            budget -= len(parts)
+        calls.append(_call(ask, tool=tool, parts=parts, choice=choice, index=index))
+    return Reply(finish="tool_calls", reasoning_tokens=reasoning, calls=tuple(calls))
+
+
+def _call(ask: Ask, *, tool: Tool, parts: tuple[str, ...], choice: int, index: int) -> Call:
+    digest = hashlib.sha256(f"{ask.identity} {choice} {index}".encode()).hexdigest()
+    return Call(id=f"call_{digest[:24]}", name=tool.name, fragments=parts)
+
+
+def _text_pieces(ask: Ask, *, choice: int) -> tuple[str, ...]:
+    if ask.words is not None:
+        pieces = tuple(str(number) if number == 1 else f" {number}" for number in range(1, ask.words + 1))
+    elif ask.json_schema is not None:
+        pieces = tokens(json.dumps(example(ask.json_schema), ensure_ascii=False))
+    else:
+        pieces = tokens(_sentence(ask, choice=choice))
+    return _stopped(pieces, stop=ask.stop) if ask.stop else pieces
+
+
+def _sentence(ask: Ask, *, choice: int) -> str:
+    echo = ask.text if len(ask.text) <= ECHO_LENGTH else f"{ask.text[:ECHO_LENGTH]}…"
+    opening = f"(Answer {choice + 1}) " if choice else ""
+    if ask.role in ("tool", "function"):
+        return f"{opening}The tool answered: {echo}"
+    images = "" if not ask.images else f" I also see {ask.images} image{'' if ask.images == 1 else 's'}."
+    if not echo.strip():
+        return f"{opening}Hello from the sandbox.{images}"
+    return f"{opening}You said: “{echo}”. Hello from the sandbox!{images}"
+
+
+def _stopped(pieces: tuple[str, ...], *, stop: tuple[str, ...]) -> tuple[str, ...]:
+    text = "".join(pieces)
+    end = min((at for word in stop if (at := text.find(word)) >= 0), default=len(text))
+    kept: list[str] = []
+    for piece, reached in zip(pieces, accumulate(map(len, pieces)), strict=True):
+        if reached > end:
+            rest = piece[: end - reached + len(piece)]
+            return (*kept, rest) if rest else tuple(kept)
+        kept.append(piece)
+    return pieces

@@ -1,0 +1,85 @@
+"""Runs the usage service: python -m services.usage."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+
+import uvloop
+
+from common import telemetry
+from common.auth_interceptor import CREDENTIAL_HEADERS, AuthInterceptor
+from common.authenticator import Authenticator, RemoteAuthenticator
+from common.config import load
+from common.error_interceptor import ErrorInterceptor
+from common.logs import configure_logging
+from common.server import Server, serve
+from common.telemetry import TelemetryInterceptor
+from services.usage.clickhouse_store import ClickHouseStore
+from services.usage.config import Settings
+from services.usage.connections import Connect, StoreRefused, embedded, refuse_second_process, server
+from services.usage.core import UsageCore
+from services.usage.keys import UsageKeyAuthenticator
+from services.usage.migrations import Place
+from services.usage.servicer import OPEN_REQUIREMENTS, REQUIREMENTS, SERVICES, UsageIngestServicer, UsageServicer
+from turnpike.usage.v1 import ingest_pb2_grpc, usage_pb2_grpc
+
+
+async def main() -> None:
+    """Serve until SIGTERM or SIGINT."""
+    settings = load(Settings)
+    configure_logging(settings.log_level)
+    for noisy in ("urllib3", "clickhouse_connect"):
+        # They warn about each failure that the lanes log, or that ends this process with a line of its own.
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    place = Place(
+        database=settings.database, dataset=settings.dataset, cluster=settings.cluster, raw_days=settings.raw_days
+    )
+    try:
+        store = ClickHouseStore(_connect(settings), place=place)
+        auth = RemoteAuthenticator(settings.auth_address, service_key=settings.service_key)
+        async with store, auth:
+            core = UsageCore(store, clock=lambda: datetime.now(UTC), raw_days=settings.raw_days)
+            await serve(
+                _server(settings, core=core, auth=auth),
+                name="usage",
+                listen=settings.listen,
+                variable="TURNPIKE_USAGE_LISTEN",
+            )
+    except StoreRefused as error:
+        raise SystemExit(f"turnpike usage: {error}") from None
+
+
+def _connect(settings: Settings) -> Connect:
+    if settings.clickhouse_url.get_secret_value():
+        return server(settings.clickhouse_url)
+    directory = settings.state_dir.resolve() / "usage" / "clickhouse"
+    refuse_second_process(directory)
+    return embedded(directory)
+
+
+def _server(settings: Settings, *, core: UsageCore, auth: Authenticator) -> Server:
+    has_key = bool(settings.usage_key.get_secret_value())
+    return Server(
+        services=SERVICES,
+        registers=[
+            lambda to: usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageServicer(core), to),
+            lambda to: ingest_pb2_grpc.add_UsageIngestServiceServicer_to_server(UsageIngestServicer(core), to),
+        ],
+        interceptors=[
+            TelemetryInterceptor(telemetry.from_environment("usage")),
+            ErrorInterceptor(),
+            AuthInterceptor(
+                UsageKeyAuthenticator(auth, key=settings.usage_key) if has_key else auth,
+                requirements=REQUIREMENTS if has_key else OPEN_REQUIREMENTS,
+                service_key=settings.service_key,
+                credential_headers=("x-usage-key", *CREDENTIAL_HEADERS),
+            ),
+        ],
+        requirements=REQUIREMENTS if has_key else OPEN_REQUIREMENTS,
+        max_concurrent_calls=settings.max_concurrent_calls,
+    )
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

@@ -1,0 +1,119 @@
+"""Turns protobuf into the core's terms and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Any, Final
+
+import grpc
+
+from common.call import current_call
+from common.principal import Access, Requirement, Scope
+from services.usage.core import UsageCore
+from services.usage.events import Event
+from services.usage.summaries import Sums
+from turnpike.usage.v1 import ingest_pb2, ingest_pb2_grpc, usage_pb2, usage_pb2_grpc
+
+SERVICES: Final = ("turnpike.usage.v1.UsageService", "turnpike.usage.v1.UsageIngestService")
+REQUIREMENTS: Final[Mapping[str, Requirement]] = MappingProxyType(
+    {
+        "/turnpike.usage.v1.UsageService/GetUsage": Scope("usage"),
+        "/turnpike.usage.v1.UsageIngestService/RecordUsage": Access.INTERNAL,
+    }
+)
+OPEN_REQUIREMENTS: Final[Mapping[str, Requirement]] = MappingProxyType(
+    {**REQUIREMENTS, "/turnpike.usage.v1.UsageService/GetUsage": Access.PUBLIC}
+)
+"""Without USAGE_API_KEY: reading usage needs no credential, as the first seed says."""
+
+# One call in C for the 35 fields that are always there; the last three know whether they were set.
+_always: Final = attrgetter(*Event._fields[:-3])
+
+
+class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
+    """Answers questions about usage."""
+
+    def __init__(self, core: UsageCore) -> None:
+        self._core = core
+
+    async def GetUsage(
+        self, request: usage_pb2.GetUsageRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> usage_pb2.GetUsageResponse:
+        """Sum up a window for the caller."""
+        report = await self._core.summarize(
+            current_call().principal,
+            hours=request.hours if request.HasField("hours") else None,
+            days=request.days if request.HasField("days") else None,
+        )
+        summary = report.summary
+        generated_at = report.generated_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return usage_pb2.GetUsageResponse(
+            window=usage_pb2.Window(hours=report.hours, generated_at=generated_at),
+            scope=report.scope,
+            totals=_totals(summary.totals),
+            top_models=[usage_pb2.ModelUsage(model=name, **_group(sums)) for name, sums in summary.models],
+            top_paths=[usage_pb2.PathUsage(path=name, **_group(sums)) for name, sums in summary.paths],
+            by_type=[usage_pb2.TypeUsage(type=name, **_group(sums)) for name, sums in summary.types],
+            by_provider=[usage_pb2.ProviderUsage(provider=name, **_group(sums)) for name, sums in summary.providers],
+        )
+
+
+class UsageIngestServicer(ingest_pb2_grpc.UsageIngestServiceServicer):
+    """Takes in what services metered."""
+
+    def __init__(self, core: UsageCore) -> None:
+        self._core = core
+
+    async def RecordUsage(
+        self, request: ingest_pb2.RecordUsageRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> ingest_pb2.RecordUsageResponse:
+        """Store a batch."""
+        await self._core.record([to_event(event) for event in request.events], batch_id=request.batch_id)
+        return ingest_pb2.RecordUsageResponse()
+
+
+def to_event(message: ingest_pb2.UsageEvent) -> Event:
+    """Return the message as the core's event."""
+    return Event._make(
+        (
+            *_always(message),
+            message.max_tokens if message.HasField("max_tokens") else None,
+            message.temperature if message.HasField("temperature") else None,
+            message.top_p if message.HasField("top_p") else None,
+        )
+    )
+
+
+def _totals(sums: Sums) -> usage_pb2.Totals:
+    return usage_pb2.Totals(
+        requests=sums.requests,
+        errors=sums.errors,
+        input_tokens=sums.input_tokens,
+        output_tokens=sums.output_tokens,
+        total_tokens=sums.total_tokens,
+        cached_tokens=sums.cached_tokens,
+        reasoning_tokens=sums.reasoning_tokens,
+        ocr_pages=sums.ocr_pages,
+        input_estimated_cost_usd=sums.input_cost_nanousd / 1e9,
+        output_estimated_cost_usd=sums.output_cost_nanousd / 1e9,
+        ocr_estimated_cost_usd=sums.ocr_cost_nanousd / 1e9,
+        estimated_cost_usd=sums.cost_nanousd / 1e9,
+        unpriced_requests=sums.unpriced_requests,
+        avg_latency_ms=sums.avg_latency_ms,
+    )
+
+
+def _group(sums: Sums) -> dict[str, float]:
+    return {
+        "requests": sums.requests,
+        "errors": sums.errors,
+        "input_tokens": sums.input_tokens,
+        "output_tokens": sums.output_tokens,
+        "total_tokens": sums.total_tokens,
+        "ocr_pages": sums.ocr_pages,
+        "ocr_estimated_cost_usd": sums.ocr_cost_nanousd / 1e9,
+        "estimated_cost_usd": sums.cost_nanousd / 1e9,
+        "avg_latency_ms": sums.avg_latency_ms,
+    }

@@ -1,0 +1,182 @@
+"""A whole gateway, started as a user starts it, in a directory and on ports of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import psutil
+
+from deploy.local.jwt import platform_jwt
+
+REPOSITORY: Final = Path(__file__).parents[2]
+SERVICES: Final = ("auth", "chat", "usage")
+_INNER_PORTS: Final = 5
+_READY_SECONDS: Final = 60.0
+_STOP_SECONDS: Final = 30.0
+# What would lead a stack of the tests to somebody's real provider, database or collector.
+_FOREIGN: Final = re.compile(
+    r"^(TURNPIKE_|OPENAI_|OTEL_|CLICKHOUSE_|USAGE_|API_AUTH_|PROXY_API_|WORKER_API_|ANALYTICS_)"
+)
+
+
+@dataclass
+class Stack:
+    """A running gateway: where it is, and the credentials of its demo user."""
+
+    state: Path
+    port: int
+    port_base: int
+    process: subprocess.Popen[str]
+    token: str = ""
+    jwt: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """Where Envoy listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def sandbox_url(self) -> str:
+        """Where the sandbox listens."""
+        return f"http://127.0.0.1:{self.port_base + 4}"
+
+    def client(self, *, credential: str | None = None, **options: Any) -> httpx.Client:
+        """Return a client that sends ``credential``: the demo user's token by default, nothing when empty."""
+        token = self.token if credential is None else credential
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30, trust_env=False, **options)
+
+    def jwt_of(self, user_id: str) -> str:
+        """Return a platform JWT of a user."""
+        return platform_jwt((self.state / "jwt_secret").read_text().strip(), user_id=user_id)
+
+    def new_token(self, user_id: str, **fields: Any) -> dict[str, Any]:
+        """Create an API token of a user, and return the gateway's answer."""
+        with self.client(credential=self.jwt_of(user_id)) as client:
+            answer = client.post("/v1/api-tokens", json=fields)
+        assert answer.status_code == 200, answer.text
+        body: dict[str, Any] = answer.json()
+        return body
+
+    def pid(self, name: str) -> int | None:
+        """Return the process id of a child, None while it is down."""
+        for child in psutil.Process(self.process.pid).children():
+            try:
+                if f"services.{name}" in child.cmdline():
+                    return int(child.pid)
+            except (psutil.NoSuchProcess, psutil.ZombieProcess):
+                continue
+        return None
+
+    def kill(self, name: str) -> None:
+        """Kill a service with SIGKILL; the stack's supervisor starts it again."""
+        pid = self.pid(name)
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+
+    def wait_until_ready(self) -> None:
+        """Return when every service answers through the edge."""
+        transport = httpx.HTTPTransport(retries=3)
+        with self.client(credential=self.jwt_of("prober"), transport=transport) as client:
+            for _ in bounded(_READY_SECONDS):
+                answers = [
+                    client.get("/v1/api-tokens"),
+                    client.get("/v1/usage", params={"hours": 1}),
+                    client.post("/v1/chat/completions", content=b""),
+                ]
+                if [answer.status_code for answer in answers] == [200, 200, 400]:
+                    return
+        raise AssertionError(f"the stack did not come back: {[answer.text for answer in answers]}")
+
+    def stop(self) -> None:
+        """Stop as Ctrl-C does, and wait for the end of every process."""
+        children = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(_STOP_SECONDS)
+        _, alive = psutil.wait_procs(children, timeout=_STOP_SECONDS)
+        assert not alive, f"left behind: {alive}"
+
+
+@contextmanager
+def running_stack(state: Path, settings: Mapping[str, str] | None = None) -> Iterator[Stack]:
+    """Start a stack with its state in ``state``; whatever happens, no process of it stays."""
+    settings = dict(settings or {})
+    port, port_base = free_ports()
+    environment = {name: value for name, value in os.environ.items() if not _FOREIGN.match(name)}
+    environment |= {
+        "TURNPIKE_STATE_DIR": str(state),
+        "TURNPIKE_PORT": str(port),
+        "TURNPIKE_PORT_BASE": str(port_base),
+        "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'gen'}",
+        **settings,
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deploy.local"],
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    stack = Stack(state=state, port=port, port_base=port_base, process=process, settings=settings)
+    try:
+        _wait_for_welcome(stack)
+        yield stack
+    finally:
+        if process.poll() is None:
+            stack.stop()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def _wait_for_welcome(stack: Stack) -> None:
+    assert stack.process.stdout is not None
+    seen = []
+    # The runner itself gives up, and so ends its output, when a child is not healthy in time.
+    for line in stack.process.stdout:
+        seen.append(line)
+        if "print(client.chat" in line:
+            break
+    else:
+        raise AssertionError("the stack did not start:\n" + "".join(seen))
+    text = (stack.state / "env").read_text()
+    values = dict(re.findall(r"^export (\w+)='?([^'\n]*)'?$", text, flags=re.MULTILINE))
+    assert values["TURNPIKE_URL"] == stack.url
+    stack.token, stack.jwt = values["TURNPIKE_TOKEN"], values["TURNPIKE_JWT"]
+
+
+def free_ports() -> tuple[int, int]:
+    """Return a free port, and the first of as many free ones in a row as a stack has inner ports."""
+    with ExitStack() as held:
+        outer = held.enter_context(socket.create_server(("127.0.0.1", 0)))
+        while True:
+            with ExitStack() as row, socket.create_server(("127.0.0.1", 0)) as first:
+                base = first.getsockname()[1]
+                try:
+                    for number in range(1, _INNER_PORTS):
+                        row.enter_context(socket.create_server(("127.0.0.1", base + number)))
+                except (OSError, OverflowError):
+                    continue
+                return outer.getsockname()[1], base
+
+
+def bounded(seconds: float, *, step_seconds: float = 0.05) -> Iterator[None]:
+    """Yield until ``seconds`` are over: to ask a distant process, that offers nothing to wait on, until it is there."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        yield
+        select.select([], [], [], step_seconds)

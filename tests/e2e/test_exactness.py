@@ -1,0 +1,17 @@
+"""No event is lost and none counts twice, whoever dies; the long run is `python -m tests.e2e.exactness`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.e2e.exactness import run
+
+
+def test_every_request_has_exactly_one_event_though_services_are_killed(tmp_path: Path) -> None:
+    report = run(tmp_path / "state", requests=600, kills=6, seed=20261121)
+    assert not report.differences, str(report)
+    assert report.kills == 6
+    assert report.served > 200, str(report)
+    assert report.outcomes["completed"] > 100, str(report)
+    assert report.outcomes["client_gone"] > 0, str(report)
+    assert report.interrupted > 0, str(report)

@@ -1,0 +1,44 @@
+"""Lanes refuse what would wait too long, and do not forget what a caller left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from threading import Event as Signal
+
+import pytest
+from clickhouse_connect.driver import Client
+
+from common.errors import Unavailable
+from services.usage.connections import Connect
+from services.usage.lanes import Lane
+
+
+@pytest.fixture
+async def lane(connect: Connect) -> Lane:
+    return Lane(connect, name="test", width=1, depth=2)
+
+
+async def test_a_fulllane_refuses(lane: Lane) -> None:
+    started, go_on = Signal(), Signal()
+
+    def work(client: Client) -> str:
+        started.set()
+        go_on.wait()
+        return str(client.command("SELECT 'done'"))
+
+    await lane.open()
+    running = asyncio.create_task(lane.run(work))
+    await asyncio.to_thread(started.wait)
+    waiting = asyncio.create_task(lane.run(work))
+    left = asyncio.create_task(lane.run(work))
+    with pytest.raises(Unavailable):
+        await left
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    with pytest.raises(Unavailable):
+        await lane.run(work)
+    go_on.set()
+    assert await waiting == "done"
+    assert await lane.run(work) == "done"
+    await lane.close()
