@@ -262,13 +262,15 @@ def _records(path: Path, offset: int) -> Iterator[tuple[bytes, bytes, int]]:
 
 
 def _write_whole(fd: int, record: bytes, *, at: int) -> None:
+    written = 0
     try:
-        if os.write(fd, record) != len(record):
-            raise OSError("the disk took only a part of the record")
-    except OSError:
-        # Half a record in the middle would hide every later one from the reader.
-        os.ftruncate(fd, at)
-        raise
+        written = os.write(fd, record)
+    finally:
+        if written != len(record):
+            # Half a record in the middle would hide every later one from the reader.
+            os.ftruncate(fd, at)
+    if written != len(record):
+        raise OSError("the disk took only a part of the record")
 
 
 def _locked(path: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final
@@ -72,7 +73,7 @@ class Server:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         return port
 
-    async def stop(self, *, grace_seconds: float = 10.0) -> None:
+    async def stop(self, *, grace_seconds: float = 4.0) -> None:
         """Report not healthy, take no more calls, and give the running ones ``grace_seconds``."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_seconds)
@@ -87,7 +88,8 @@ async def serve(server: Server, *, name: str, listen: str, variable: str) -> Non
     try:
         port = await server.start(listen)
     except RuntimeError:
-        raise SystemExit(f"turnpike {name}: cannot listen on {listen}: set {variable} to a free address") from None
+        sys.stderr.write(f"turnpike {name}: cannot listen on {listen}: set {variable} to a free address\n")
+        raise SystemExit(2) from None
     _log.info("listening", service=name, port=port)
     await stopped.wait()
     await server.stop()

@@ -32,17 +32,18 @@ class EventSplitter:
             *events, self._rest = rest.split(b"\n\n")
             self._check()
             return [event + b"\n\n" for event in events if event.strip(b"\n")]
-        return self._feed_with_returns(rest)
+        # What was there before holds no whole end but perhaps the begin of one: at most "\r\n\r".
+        return self._feed_with_returns(rest, look_from=max(0, len(self._rest) - 3))
 
     def end(self) -> list[bytes]:
         """Return the event that only waited for the second half of its line end; half an event is dropped."""
         rest, self._rest = self._rest, b""
-        return [rest] if _END.search(rest) else []
+        return [rest] if rest.strip(b"\r\n") and _END.search(rest) else []
 
-    def _feed_with_returns(self, rest: bytes) -> list[bytes]:
+    def _feed_with_returns(self, rest: bytes, *, look_from: int) -> list[bytes]:
         events: list[bytes] = []
         start = 0
-        for match in _END.finditer(rest):
+        for match in _END.finditer(rest, look_from):
             # A return at the very end may be one half of a line end that is still on its way.
             if match.end() == len(rest) and rest.endswith(b"\r"):
                 break

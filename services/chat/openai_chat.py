@@ -6,16 +6,14 @@ Source: https://platform.openai.com/docs/api-reference/chat
 from __future__ import annotations
 
 import math
-import re
 from typing import Any, Final
 
 import msgspec
 
 from common.errors import InvalidRequest
+from common.json_errors import json_refusal
 from common.metering import Measured, TokenCounts
 
-_PLACE: Final = re.compile(r" - at `\$\.?([^`]*)`$")
-_MISSING: Final = re.compile(r"^Object missing required field `([^`]+)`")
 _CHARACTERS_PER_TOKEN: Final = 4
 
 
@@ -99,10 +97,8 @@ def parse_request(body: bytes) -> ChatRequest:
         raise InvalidRequest("The request body is empty; send a JSON object.", code="empty_body")
     try:
         request = _REQUEST.decode(body)
-    except msgspec.ValidationError as error:
-        raise _described(str(error)) from None
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"The request body is not valid JSON: {error}.", code="invalid_json") from None
+        raise json_refusal(error) from None
     if not request.model:
         raise InvalidRequest("'model' must not be empty.", param="model")
     return request
@@ -195,19 +191,6 @@ def _characters(raw: msgspec.Raw) -> int:
         return 0
     texts = [part.get("text") for part in content if isinstance(part, dict)]
     return sum(len(text) for text in texts if isinstance(text, str))
-
-
-def _described(problem: str) -> InvalidRequest:
-    missing = _MISSING.match(problem)
-    if missing:
-        return InvalidRequest(f"You must provide '{missing[1]}'.", param=missing[1], code="missing_required_parameter")
-    place = _PLACE.search(problem)
-    if place is None or not place[1]:
-        return InvalidRequest(
-            f"The request body must be a JSON object: {_PLACE.sub('', problem)}.", code="invalid_type"
-        )
-    what = _PLACE.sub("", problem).replace("`", "'")
-    return InvalidRequest(f"Invalid type for '{place[1]}': {what}.", param=place[1], code="invalid_type")
 
 
 def _number(value: Any) -> float | None:

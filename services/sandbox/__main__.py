@@ -3,6 +3,7 @@
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from common.config import load
 from services.sandbox.app import Parts, create_app
 from services.sandbox.config import SandboxSettings, split_address
 from services.sandbox.server import make_server
@@ -11,7 +12,7 @@ from services.sandbox.store import FileLedger, Ledger, NullLedger
 
 def main() -> None:
     """Serve until a signal ends it."""
-    settings = SandboxSettings()
+    settings = load(SandboxSettings)
     host, port = split_address(settings.listen)
     with ExitStack() as stack:
         ledger: Ledger = NullLedger()

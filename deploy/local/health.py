@@ -1,0 +1,72 @@
+"""Waits until the parts of a stack say that they are healthy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from typing import Any
+
+import grpc
+import httpx
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from deploy.local.config import HOST, LocalSettings
+
+_POLL_SECONDS = 0.05
+_CALL_SECONDS = 2.0
+_CHANNEL_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 100),
+)
+
+
+async def unhealthy_parts(settings: LocalSettings, *, seconds: float) -> list[str]:
+    """Wait until all parts are healthy, for at most so many seconds; returns the names of those that are not."""
+    ports = settings.ports
+    async with httpx.AsyncClient(trust_env=False, timeout=_CALL_SECONDS) as client:
+        waits: dict[str, Awaitable[None]] = {
+            "auth": grpc_serving(ports.auth),
+            "chat": grpc_serving(ports.chat),
+            "usage": grpc_serving(ports.usage),
+            "envoy": http_ok(client, f"http://{HOST}:{ports.admin}/ready"),
+        }
+        if settings.uses_sandbox:
+            waits["sandbox"] = http_ok(client, f"http://{HOST}:{ports.sandbox}/health")
+        return await unfinished(waits, seconds=seconds)
+
+
+async def unfinished(waits: Mapping[str, Awaitable[None]], *, seconds: float) -> list[str]:
+    """Wait for all at once, for at most so many seconds; returns the names of those that did not end, sorted."""
+    tasks = {name: asyncio.ensure_future(wait) for name, wait in waits.items()}
+    _, pending = await asyncio.wait(tasks.values(), timeout=seconds)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*tasks.values(), return_exceptions=True)
+    return sorted(name for name, task in tasks.items() if task.cancelled() or task.exception() is not None)
+
+
+async def grpc_serving(port: int) -> None:
+    """Return when the gRPC server on the port reports SERVING."""
+    async with grpc.aio.insecure_channel(f"{HOST}:{port}", options=_CHANNEL_OPTIONS) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)  # its types know no asynchronous channel
+        while True:
+            try:
+                answer = await stub.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=_CALL_SECONDS)
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+            except grpc.aio.AioRpcError:
+                pass
+            await asyncio.sleep(_POLL_SECONDS)
+
+
+async def http_ok(client: httpx.AsyncClient, url: str) -> None:
+    """Return when a GET is answered with 200."""
+    while True:
+        try:
+            if (await client.get(url)).status_code == httpx.codes.OK:
+                return
+        except httpx.TransportError:
+            pass
+        await asyncio.sleep(_POLL_SECONDS)

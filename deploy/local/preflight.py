@@ -1,0 +1,103 @@
+"""What is checked before anything starts; each failure is one line that says what to change."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from deploy.local.config import HOST, LocalSettings
+from deploy.local.refused import Refused
+
+# A runner that was just killed leaves its children a moment to be torn down by the kernel.
+_PORT_PATIENCE_SECONDS = 1.0
+_PORT_POLL_SECONDS = 0.05
+_VERSION_SECONDS = 20.0
+
+
+def inner_ports(settings: LocalSettings) -> Mapping[str, int]:
+    """Name the inner ports that this stack needs."""
+    ports = settings.ports
+    named = {"Envoy's admin page": ports.admin, "auth": ports.auth, "chat": ports.chat, "usage": ports.usage}
+    return {**named, "sandbox": ports.sandbox} if settings.uses_sandbox else named
+
+
+def check_ports(settings: LocalSettings) -> None:
+    """Raise Refused when a port is taken, may not be used, or is asked for twice."""
+    inner = inner_ports(settings)
+    for name, port in inner.items():
+        if port == settings.port:
+            raise Refused(f"TURNPIKE_PORT={port} is also the port of {name}: change it or TURNPIKE_PORT_BASE")
+    _require_free(settings.port, variable="TURNPIKE_PORT", what="Envoy")
+    for name, port in inner.items():
+        offset = port - settings.port_base
+        _require_free(port, variable="TURNPIKE_PORT_BASE", what=f"{name}, TURNPIKE_PORT_BASE+{offset}")
+
+
+def _require_free(port: int, *, variable: str, what: str) -> None:
+    give_up = time.monotonic() + _PORT_PATIENCE_SECONDS
+    while (problem := _port_problem(port)) == errno.EADDRINUSE and time.monotonic() < give_up:
+        time.sleep(_PORT_POLL_SECONDS)
+    if problem == errno.EADDRINUSE:
+        raise Refused(f"port {port} ({what}) is taken by another process: set {variable} to another port")
+    if problem:
+        raise Refused(f"port {port} ({what}) cannot be used ({os.strerror(problem)}): set {variable} to another port")
+
+
+def _port_problem(port: int) -> int:
+    """Return the errno of listening on the port, or 0."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+            probe.listen()
+        except OSError as error:
+            return error.errno or errno.EINVAL
+    return 0
+
+
+def check_files(repository: Path) -> None:
+    """Raise Refused when a file that the stack reads is missing."""
+    if not (repository / "gen" / "turnpike.pb").is_file():
+        raise Refused("gen/turnpike.pb is missing: run make proto")
+    for name in ("deploy/envoy/envoy.yaml", "deploy/envoy/clusters.local.yaml"):
+        if not (repository / name).is_file():
+            raise Refused(f"{name} is missing: restore it with git checkout {name}")
+
+
+def envoy_binary(named: Path | None) -> Path:
+    """Return an Envoy that runs; raises Refused when there is none.
+
+    ``named`` is what TURNPIKE_ENVOY says. Without it the wheel's command beside this Python is used, then PATH.
+    """
+    if named is not None:
+        _require_envoy(named, otherwise="set TURNPIKE_ENVOY to an Envoy binary, or unset it")
+        return named.absolute()
+    beside = Path(sys.executable).with_name("envoy")
+    found = str(beside) if beside.is_file() else shutil.which("envoy")
+    otherwise = "run make setup, or set TURNPIKE_ENVOY to an Envoy binary"
+    if found is None:
+        raise Refused(f"the envoy binary is missing: {otherwise}")
+    _require_envoy(Path(found), otherwise=otherwise)
+    return Path(found).absolute()
+
+
+def _require_envoy(path: Path, *, otherwise: str) -> None:
+    try:
+        answer = subprocess.run([path, "--version"], capture_output=True, timeout=_VERSION_SECONDS, check=False)
+    except FileNotFoundError:
+        raise Refused(f"the envoy binary {path} is missing: {otherwise}") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Refused(f"the envoy binary {path} does not run ({_reason(error)}): {otherwise}") from None
+    if answer.returncode != 0 or b"version:" not in answer.stdout:
+        raise Refused(f"the envoy binary {path} does not run (its --version says nothing of Envoy): {otherwise}")
+
+
+def _reason(error: OSError | subprocess.TimeoutExpired) -> str:
+    return (error.strerror or str(error)) if isinstance(error, OSError) else "no answer to --version"

