@@ -21,7 +21,14 @@ MAX_MESSAGE_BYTES = MAX_BODY_BYTES + 64 * 1024
 class ServiceSettings(BaseSettings):
     """What each service needs to find the others and to keep its state."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="ignore",
+        populate_by_name=True,
+        env_ignore_empty=True,
+        # An error's text would show what a secret was set to.
+        hide_input_in_errors=True,
+    )
 
     service_key: SecretStr = Field(min_length=16, validation_alias="TURNPIKE_SERVICE_KEY")
     """The secret that services show each other; no default, so that nobody runs with a known one."""

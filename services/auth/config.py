@@ -23,7 +23,9 @@ _DRIVERS: Final = {
 class JwtSettings(BaseSettings):
     """Whose platform JWTs are believed; with neither a secret nor a JWKS URL all of them are refused."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", populate_by_name=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     jwt_secret: SecretStr | None = Field(None, min_length=32, validation_alias="TURNPIKE_JWT_SECRET")
     """The secret of HS256 JWTs, at least 32 characters; none: HS256 is refused."""
@@ -36,7 +38,9 @@ class JwtSettings(BaseSettings):
 class AuthSettings(ServiceSettings, JwtSettings):
     """Everything that the auth service can be told."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", populate_by_name=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     listen: str = Field("127.0.0.1:18081", validation_alias="TURNPIKE_AUTH_LISTEN")
     """Where the service listens: host:port."""

