@@ -19,10 +19,19 @@ $(VENV)/runtime: $(VENV)/pip requirements/runtime.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.txt
 	@touch $@
 
-$(VENV)/dev: $(VENV)/runtime requirements/dev.txt requirements/sdk-previous.txt
+$(VENV)/dev: $(VENV)/chroma requirements/dev.txt requirements/sdk-previous.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --upgrade --target $(VENV)/sdk-previous -r requirements/sdk-previous.txt
 	@touch $@
+
+$(VENV)/chroma: $(VENV)/runtime requirements/chroma.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/chroma.txt
+	@touch $@
+
+# The demo's Chroma server is half a gigabyte: not installed where a server is named.
+ifeq ($(CHROMA_BASE_URL)$(CHROMA_API_BASE),)
+CHROMA_SERVER := $(VENV)/chroma
+endif
 
 gen/turnpike.pb: $(VENV)/runtime $(PROTOS)
 	@rm -rf gen && mkdir -p gen
@@ -35,7 +44,7 @@ setup: $(VENV)/dev gen/turnpike.pb ## install everything and generate code
 
 proto: gen/turnpike.pb ## generate code from proto/
 
-up: $(VENV)/runtime gen/turnpike.pb ## start the gateway on 127.0.0.1:8080
+up: $(VENV)/runtime $(CHROMA_SERVER) gen/turnpike.pb ## start the gateway on 127.0.0.1:8080
 	@exec $(BIN)/python -m deploy.local
 
 test: setup ## run every test

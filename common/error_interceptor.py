@@ -11,12 +11,13 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from common.call import Call, Context, Proceed
-from common.errors import Internal, TurnpikeError, openai_body, row
+from common.errors import Internal, TurnpikeError, chroma_body, openai_body, row
 
 _log = structlog.get_logger(__name__)
 _DOMAIN: Final = "turnpike"
 # A message travels three times in the trailers, escaped up to sixfold, and clients take no more than 8 KiB of them.
 _MESSAGE_BYTES: Final = 600
+_CHROMA_PATH: Final = "/v1/chroma"
 
 
 class ErrorInterceptor:
@@ -53,13 +54,19 @@ async def _abort(call: Call, context: Context, error: TurnpikeError) -> NoReturn
         error.message,
         (
             ("x-http-status", str(entry.http_status)),
-            ("x-error-body", openai_body(error).decode("ascii")),
+            ("x-error-body", _http_body(error, call.path).decode("ascii")),
             ("grpc-status-details-bin", status.SerializeToString()),
             ("x-request-id", call.request_id),
             *error.headers.items(),
         ),
     )
     raise AssertionError("abort returned")  # pragma: no cover - abort always raises
+
+
+def _http_body(error: TurnpikeError, path: str) -> bytes:
+    """Return the error in the dialect of the path."""
+    is_chroma = path == _CHROMA_PATH or path.startswith(f"{_CHROMA_PATH}/")
+    return chroma_body(error) if is_chroma else openai_body(error)
 
 
 def _shortened(message: str) -> str:

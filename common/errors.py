@@ -159,3 +159,28 @@ def openai_body(error: TurnpikeError) -> bytes:
         },
         separators=(",", ":"),
     ).encode("ascii")
+
+
+_CHROMA_NAMES: Mapping[int, str] = MappingProxyType(
+    {
+        400: "InvalidArgumentError",
+        401: "AuthError",
+        403: "AuthorizationError",
+        404: "NotFoundError",
+        429: "RateLimitError",
+    }
+)
+
+
+def chroma_name(status: int) -> str:
+    """Return the name by which chromadb chooses the exception that it raises for an error with this HTTP status.
+
+    Source: ``error_types`` of https://github.com/chroma-core/chroma/blob/main/chromadb/errors.py
+    """
+    return _CHROMA_NAMES.get(status, "ChromaError" if status < 500 else "InternalError")
+
+
+def chroma_body(error: TurnpikeError) -> bytes:
+    """Return Chroma's form of an error as ASCII JSON."""
+    body = {"error": chroma_name(row(error).http_status), "message": error.message}
+    return json.dumps(body, separators=(",", ":")).encode("ascii")

@@ -10,12 +10,15 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final
+from typing import Final, TypeAlias
 
 import aiohttp
 
 from common.errors import UpstreamFailed, UpstreamTimeout
 from common.sse import KEEP_ALIVE, EventSplitter
+
+Body: TypeAlias = bytes | tuple[bytes | memoryview, ...]
+"""A request's body, whole or in pieces; a large one in pieces is sent without ever being put together."""
 
 _SLICE: Final = 256 * 1024
 _LARGE_BODY: Final = 1024 * 1024
@@ -141,19 +144,25 @@ class HttpClient:
         if self._session is not None:
             await self._session.close()
 
-    async def post(self, url: str, *, body: bytes, headers: Mapping[str, str]) -> HttpAnswer:
+    async def post(self, url: str, *, body: Body, headers: Mapping[str, str]) -> HttpAnswer:
         """Send a request and return when the answer's head is there; the caller closes the answer.
 
         Raises UnreachableError, UpstreamFailed or UpstreamTimeout.
         """
+        return await self.request("POST", url, body=body, headers=headers)
+
+    async def request(self, method: str, url: str, *, body: Body = b"", headers: Mapping[str, str]) -> HttpAnswer:
+        """Send a request of any method, without a body when ``body`` is empty; else the same as ``post``."""
         if self._session is None:
             raise RuntimeError("the client is used outside of its context")
         now = asyncio.get_running_loop().time()
         deadline = now + self._timers.total_timeout_seconds
-        data, more = (body, {}) if len(body) <= _LARGE_BODY else (_slices(body), {"content-length": str(len(body))})
+        data, more = _sendable((body,) if isinstance(body, bytes) else body)
         try:
             async with asyncio.timeout_at(min(now + self._timers.first_byte_timeout_seconds, deadline)):
-                response = await self._session.post(url, data=data, headers={**headers, **more}, allow_redirects=False)
+                response = await self._session.request(
+                    method, url, data=data or None, headers={**headers, **more}, allow_redirects=False
+                )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             raise UnreachableError("The provider cannot be reached.", code="upstream_unreachable") from None
         except TimeoutError:
@@ -163,8 +172,17 @@ class HttpClient:
         return HttpAnswer(response, timers=self._timers, deadline=deadline)
 
 
-async def _slices(body: bytes) -> AsyncIterator[memoryview]:
+def _sendable(pieces: tuple[bytes | memoryview, ...]) -> tuple[bytes | AsyncIterator[memoryview], dict[str, str]]:
+    """Return what aiohttp sends, and the headers that it cannot work out."""
+    size = sum(map(len, pieces))
+    if size <= _LARGE_BODY:
+        return b"".join(pieces), {}
+    return _slices(pieces), {"content-length": str(size)}
+
+
+async def _slices(pieces: tuple[bytes | memoryview, ...]) -> AsyncIterator[memoryview]:
     # In slices, because one write of many megabytes would hold up every other request of the process.
-    view = memoryview(body)
-    for start in range(0, len(body), _SLICE):
-        yield view[start : start + _SLICE]
+    for piece in pieces:
+        view = memoryview(piece)
+        for start in range(0, len(view), _SLICE):
+            yield view[start : start + _SLICE]

@@ -21,6 +21,7 @@ import structlog
 from common.call import CLIENT_GONE_STATUS, Call
 from common.errors import TurnpikeError, Unavailable, UpstreamFailed, UpstreamTimeout, row
 from common.outbox import Outbox
+from common.prices import NO_PRICES, Prices
 from common.telemetry import Telemetry
 from turnpike.usage.v1 import ingest_pb2
 from turnpike.usage.v1.ingest_pb2 import UsageEvent
@@ -109,12 +110,14 @@ class Meter:
         *,
         service: str,
         telemetry: Telemetry,
+        prices: Prices = NO_PRICES,
         now_ns: Callable[[], int] = time.time_ns,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.outbox = outbox
         self.service = service
         self.telemetry = telemetry
+        self.prices = prices
         self.now_ns = now_ns
         self.clock = clock
 
@@ -191,6 +194,13 @@ class Account:
         if upstream_model:
             event.upstream_model = upstream_model[:_NAME_CHARACTERS]
 
+    def pages(self, count: int, *, upstream_model: str = "") -> None:
+        """Note the pages that the provider says it read; unknown ones are not noted, and the event says so."""
+        self.event.ocr_pages = min(max(0, count), _UINT32_MAX)
+        self.event.usage_source = _SOURCES[UsageSource.PROVIDER]
+        if upstream_model:
+            self.event.upstream_model = upstream_model[:_NAME_CHARACTERS]
+
     def settle(self, outcome: Outcome, *, status: int, error_code: str = "") -> None:
         """End the account; every later call is without effect. Raises Unavailable when the disk refuses the event."""
         if self._settled:
@@ -208,6 +218,7 @@ class Account:
         if self._first_byte_at is not None:
             first_byte_seconds = self._first_byte_at - self._call.started
             event.first_byte_ms = max(1, _milliseconds(first_byte_seconds))
+        self._meter.prices.charge(event)
         self._meter.outbox.settle(event)
         self._meter.telemetry.request(
             operation=event.type,

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from types import MappingProxyType
 from typing import Any, Final
 
 import grpc
@@ -35,12 +36,14 @@ SERVER_OPTIONS: Final = (
 
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
 Register = Callable[[grpc.aio.Server], None]
+Deserializer = Callable[[bytes], Any]
 
 
 class Server:
     """A gRPC server with health and reflection, whose every RPC runs inside the same interceptors.
 
     ``requirements`` must name each RPC that ``registers`` add; a forgotten one raises ValueError before the first call.
+    ``deserializers`` read the requests of the RPCs that they name, in the place of the generated code.
     """
 
     def __init__(
@@ -50,10 +53,11 @@ class Server:
         registers: Sequence[Register],
         interceptors: Sequence[Interceptor],
         requirements: Mapping[str, Requirement],
+        deserializers: Mapping[str, Deserializer] = MappingProxyType({}),
         max_concurrent_calls: int = 4096,
     ) -> None:
         self._server = grpc.aio.server(
-            interceptors=[_Chain(interceptors)],
+            interceptors=[_Chain(interceptors, deserializers)],
             options=SERVER_OPTIONS,
             maximum_concurrent_rpcs=max_concurrent_calls,
         )
@@ -98,8 +102,9 @@ async def serve(server: Server, *, name: str, listen: str, variable: str) -> Non
 class _Chain(grpc.aio.ServerInterceptor):
     """Puts the interceptors around each RPC once, not once for each call."""
 
-    def __init__(self, interceptors: Sequence[Interceptor]) -> None:
+    def __init__(self, interceptors: Sequence[Interceptor], deserializers: Mapping[str, Deserializer]) -> None:
         self._interceptors = interceptors
+        self._deserializers = deserializers
         self._wrapped: dict[str, Any] = {}
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
@@ -124,7 +129,7 @@ class _Chain(grpc.aio.ServerInterceptor):
             return await inner(open_call(rpc, metadata), request, context)
 
         make = grpc.unary_stream_rpc_method_handler if streaming else grpc.unary_unary_rpc_method_handler
-        return make(behaviour, handler.request_deserializer, handler.response_serializer)
+        return make(behaviour, self._deserializers.get(rpc, handler.request_deserializer), handler.response_serializer)
 
 
 def _around(interceptor: Interceptor, inner: Any) -> Any:

@@ -85,10 +85,6 @@ class Shipper:
         except (OSError, Unavailable) as error:
             # A disk that is full, or too many open files: it may pass, and shipping must not end with it.
             _log.error("the outbox could not be read", error=str(error))
-        # What was metered while the last batch was on its way.
-        with contextlib.suppress(grpc.aio.AioRpcError):
-            while await self.ship():
-                pass
 
     async def _deliver(self, events: Sequence[ingest_pb2.UsageEvent]) -> None:
         """Have the events stored, or set aside where one is refused for what it says, so that it holds up no other."""

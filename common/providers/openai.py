@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Final
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from common.http_client import HttpAnswer, HttpClient
+from common.providers.base_url import normalized
 
 DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
-_VERSION: Final = re.compile(r"/v\d+[a-z0-9]*(/|$)")
 # OpenAI repeats most of a wrong key, and organisation ids, in its error messages.
 _KEY: Final = re.compile(rb"\b(sk|sess|org|proj)[-_][A-Za-z0-9*_-]{6,}")
 
@@ -40,18 +39,3 @@ class OpenAIProvider:
         if self._key:
             body = body.replace(self._key.encode(), b"***")
         return _KEY.sub(rb"\1-***", body)
-
-
-def normalized(base_url: str) -> str:
-    """Return the URL under which /chat/completions lies; raises ValueError when it is not an http(s) URL.
-
-    SDKs want /v1 in the base URL, other tools leave it out: it is added where the path names no version.
-    """
-    url = base_url.strip().rstrip("/")
-    if "://" not in url:
-        url = f"https://{url}"
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("is not an http or https URL")
-    _ = parts.port  # Raises ValueError when it is not a number.
-    return url if _VERSION.search(parts.path) else f"{url}/v1"

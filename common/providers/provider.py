@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 from common.errors import Unavailable
+from common.http_client import Body
 from common.sse import EventSplitter
 
 
@@ -33,16 +34,27 @@ class Answer(Protocol):
         """Let go of the connection."""
 
 
-class Provider(Protocol):
-    """A provider of models that speaks OpenAI's chat."""
+class Upstream(Protocol):
+    """What every provider has, whatever it can be asked for."""
 
     name: str
+
+    def without_secrets(self, body: bytes) -> bytes:
+        """Return an error's body without anything that the operator keeps secret."""
+
+
+class Provider(Upstream, Protocol):
+    """A provider of models that speaks OpenAI's chat."""
 
     async def chat(self, body: bytes, *, headers: Mapping[str, str]) -> Answer:
         """Ask for a completion; raises UnreachableError, UpstreamFailed or UpstreamTimeout."""
 
-    def without_secrets(self, body: bytes) -> bytes:
-        """Return an error's body without anything that the operator keeps secret."""
+
+class OcrProvider(Upstream, Protocol):
+    """A provider that reads documents and speaks Mistral's OCR."""
+
+    async def ocr(self, body: Body, *, headers: Mapping[str, str]) -> Answer:
+        """Ask for a document's pages; raises UnreachableError, UpstreamFailed or UpstreamTimeout."""
 
 
 class NullProvider:
@@ -53,6 +65,12 @@ class NullProvider:
     async def chat(self, body: bytes, *, headers: Mapping[str, str]) -> Answer:
         """Raise Unavailable."""
         raise Unavailable("No provider is configured: set OPENAI_API_KEY or OPENAI_BASE_URL.", code="no_provider")
+
+    async def ocr(self, body: Body, *, headers: Mapping[str, str]) -> Answer:
+        """Raise Unavailable."""
+        raise Unavailable(
+            "No provider of OCR is configured: set MISTRAL_API_KEY or MISTRAL_BASE_URL.", code="no_provider"
+        )
 
     def without_secrets(self, body: bytes) -> bytes:
         """Return the body: there is no secret."""
@@ -119,12 +137,19 @@ class FakeProvider:
 
     async def chat(self, body: bytes, *, headers: Mapping[str, str]) -> Answer:
         """Return the next answer, or raise it."""
+        return self._answer(body, headers)
+
+    async def ocr(self, body: Body, *, headers: Mapping[str, str]) -> Answer:
+        """Return the next answer, or raise it."""
+        return self._answer(body if isinstance(body, bytes) else b"".join(body), headers)
+
+    def without_secrets(self, body: bytes) -> bytes:
+        """Hide the word that tests use for a secret."""
+        return body.replace(b"hush", b"***")
+
+    def _answer(self, body: bytes, headers: Mapping[str, str]) -> Answer:
         self.asked.append((body, dict(headers)))
         answer = self.answers.pop(0)
         if isinstance(answer, BaseException):
             raise answer
         return answer
-
-    def without_secrets(self, body: bytes) -> bytes:
-        """Hide the word that tests use for a secret."""
-        return body.replace(b"hush", b"***")

@@ -5,33 +5,45 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from typing import Final
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final, Generic, TypeAlias, TypeVar
 
 from opentelemetry.trace import Span
 
 from common.call import Call
-from common.http_client import UnreachableError
+from common.http_client import Body, UnreachableError
 from common.metering import Account, Measured
-from common.providers.provider import Answer, Provider
+from common.providers.provider import Answer, OcrProvider, Provider, Upstream
 from common.telemetry import Telemetry
 
 _ATTEMPTS: Final = 2
 _BACKOFF_SECONDS: Final = 0.25
 # OpenAI's organisation and project headers name the operator's own, so they stay behind.
-_ANSWER_HEADERS: Final = ("retry-after", "retry-after-ms", "x-should-retry", "openai-processing-ms", "openai-version")
+_ANSWER_HEADERS: Final = (
+    "retry-after",
+    "retry-after-ms",
+    "x-should-retry",
+    "openai-processing-ms",
+    "openai-version",
+    "mistral-correlation-id",
+)
 _ANSWER_PREFIXES: Final = ("x-ratelimit-", "anthropic-ratelimit-")
 
 
-class Router:
-    """Sends chats to its provider.
+P = TypeVar("P", bound=Upstream)
+Send: TypeAlias = Callable[[P, dict[str, str]], Awaitable[Answer]]
+"""How a provider is asked: it, and the headers to send."""
+
+
+class Router(Generic[P]):
+    """Sends requests to its provider.
 
     A request is repeated only when no connection came about, so that nothing is ever asked, and billed, twice.
     """
 
     def __init__(
         self,
-        provider: Provider,
+        provider: P,
         *,
         telemetry: Telemetry,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -42,11 +54,44 @@ class Router:
         self._sleep = sleep
         self._jitter = jitter
 
+    def chat(
+        self: Router[Provider],
+        body: bytes,
+        *,
+        call: Call,
+        account: Account,
+        measured: Measured,
+        headers: Mapping[str, str],
+    ) -> AbstractAsyncContextManager[tuple[Provider, Answer]]:
+        """Ask for a completion; see ``_answer``."""
+
+        async def send(provider: Provider, headers: dict[str, str]) -> Answer:
+            return await provider.chat(body, headers=headers)
+
+        return self._answer("chat", send, call=call, account=account, measured=measured, headers=headers)
+
+    def ocr(
+        self: Router[OcrProvider], body: Body, *, call: Call, account: Account, measured: Measured
+    ) -> AbstractAsyncContextManager[tuple[OcrProvider, Answer]]:
+        """Ask for a document's pages; see ``_answer``."""
+
+        async def send(provider: OcrProvider, headers: dict[str, str]) -> Answer:
+            return await provider.ocr(body, headers=headers)
+
+        return self._answer("ocr", send, call=call, account=account, measured=measured, headers={})
+
     @asynccontextmanager
-    async def chat(
-        self, body: bytes, *, call: Call, account: Account, measured: Measured, headers: Mapping[str, str]
-    ) -> AsyncIterator[tuple[Provider, Answer]]:
-        """Ask for a completion: yields who answers and the answer, which is closed at the end.
+    async def _answer(
+        self,
+        operation: str,
+        send: Send[P],
+        *,
+        call: Call,
+        account: Account,
+        measured: Measured,
+        headers: Mapping[str, str],
+    ) -> AsyncIterator[tuple[P, Answer]]:
+        """Yield who answers and the answer, which is closed at the end.
 
         Raises UpstreamFailed, UpstreamTimeout, or Unavailable when the request cannot be metered.
         """
@@ -58,10 +103,10 @@ class Router:
         }
         provider = self._provider
         with self._telemetry.upstream(
-            "chat", provider=provider.name, model=measured.model, attributes=attributes
+            operation, provider=provider.name, model=measured.model, attributes=attributes
         ) as span:
             sent = {**headers, **self._telemetry.trace_headers(call), "x-request-id": call.request_id}
-            answer = await self._ask(provider, body, headers=sent, account=account)
+            answer = await self._ask(provider, send, headers=sent, account=account)
             try:
                 yield provider, answer
             finally:
@@ -69,11 +114,11 @@ class Router:
                 if span.is_recording():
                     _describe(span, account)
 
-    async def _ask(self, provider: Provider, body: bytes, *, headers: Mapping[str, str], account: Account) -> Answer:
+    async def _ask(self, provider: P, send: Send[P], *, headers: dict[str, str], account: Account) -> Answer:
         for attempt in range(_ATTEMPTS):
             account.attempt(provider.name)
             try:
-                return await provider.chat(body, headers=headers)
+                return await send(provider, headers)
             except UnreachableError:
                 if attempt == _ATTEMPTS - 1:
                     raise

@@ -22,8 +22,32 @@ DEMO_USER = "demo"
 
 
 @dataclass(frozen=True)
+class Service:
+    """A gRPC service of the stack, run as ``services.<name>``; its field in Ports has the same name."""
+
+    name: str
+    offset: int
+    """Its port, counted from the first inner one."""
+    stop_last: int
+    """Services with a higher number are stopped later: those that meter must still hand over what they have."""
+
+
+SERVICES = (
+    Service("auth", 1, stop_last=2),
+    Service("chat", 2, stop_last=1),
+    Service("usage", 3, stop_last=2),
+    Service("chroma", 5, stop_last=1),
+    Service("ocr", 6, stop_last=1),
+)
+_SANDBOX_OFFSET = 4
+_CHROMA_SERVER_OFFSET = 7
+INNER_PORTS = 8
+"""How many ports in a row a stack keeps to itself."""
+
+
+@dataclass(frozen=True)
 class Ports:
-    """The TCP ports of one stack."""
+    """The TCP ports of one stack; 0 for a service that is not run."""
 
     envoy: int
     admin: int
@@ -31,6 +55,15 @@ class Ports:
     chat: int
     usage: int
     sandbox: int
+    chroma: int = 0
+    ocr: int = 0
+    chroma_server: int = 0
+
+    @property
+    def services(self) -> dict[str, int]:
+        """The port of each gRPC service that is run."""
+        named = {service.name: int(getattr(self, service.name)) for service in SERVICES}
+        return {name: port for name, port in named.items() if port}
 
 
 class LocalSettings(JwtSettings):
@@ -40,8 +73,8 @@ class LocalSettings(JwtSettings):
 
     port: int = Field(8080, ge=1, le=65535, validation_alias="TURNPIKE_PORT")
     """The port that clients use."""
-    port_base: int = Field(18080, ge=1, le=65531, validation_alias="TURNPIKE_PORT_BASE")
-    """The first of five inner ports: Envoy's admin page, auth, chat, usage, sandbox."""
+    port_base: int = Field(18080, ge=1, le=65536 - INNER_PORTS, validation_alias="TURNPIKE_PORT_BASE")
+    """The first of eight inner ports: Envoy's admin page, auth, chat, usage, sandbox, chroma, ocr, Chroma's server."""
     state_dir: Path = Field(Path(".turnpike"), validation_alias="TURNPIKE_STATE_DIR")
     """The directory of everything that is kept: tokens, usage, secrets, logs."""
     envoy: Path | None = Field(None, validation_alias="TURNPIKE_ENVOY")
@@ -58,8 +91,25 @@ class LocalSettings(JwtSettings):
     """Looked at only to decide whether the sandbox is the upstream, and to name a wrong one before anything starts."""
     openai_api_base: str | None = Field(None, validation_alias="OPENAI_API_BASE")
     """The older name of the same."""
+    chroma_base_url: str | None = Field(None, validation_alias="CHROMA_BASE_URL")
+    """Looked at only to decide whether a Chroma server is run here, and to name a wrong one before anything starts."""
+    chroma_api_base: str | None = Field(None, validation_alias="CHROMA_API_BASE")
+    """Another name of the same."""
+    mistral_api_key: SecretStr | None = Field(None, validation_alias="MISTRAL_API_KEY")
+    """As OPENAI_API_KEY, for OCR."""
+    mistral_base_url: str | None = Field(None, validation_alias="MISTRAL_BASE_URL")
+    """As OPENAI_BASE_URL, for OCR."""
+    mistral_api_base: str | None = Field(None, validation_alias="MISTRAL_API_BASE")
+    """Another name of the same."""
 
-    @field_validator("openai_base_url", "openai_api_base")
+    @field_validator(
+        "openai_base_url",
+        "openai_api_base",
+        "mistral_base_url",
+        "mistral_api_base",
+        "chroma_base_url",
+        "chroma_api_base",
+    )
     @classmethod
     def _is_url(cls, value: str | None) -> str | None:
         if value is not None and not _is_http_url(value):
@@ -67,15 +117,36 @@ class LocalSettings(JwtSettings):
         return value
 
     @property
+    def sandboxed(self) -> frozenset[str]:
+        """The services that go to the sandbox on this machine, because no provider was named for them."""
+        named = {
+            "chat": (self.openai_api_key, self.openai_base_url, self.openai_api_base),
+            "ocr": (self.mistral_api_key, self.mistral_base_url, self.mistral_api_base),
+        }
+        return frozenset(service for service, upstream in named.items() if upstream == (None, None, None))
+
+    @property
+    def uses_chroma_server(self) -> bool:
+        """Whether a Chroma server is run on this machine, because none was named."""
+        return self.chroma_base_url is None and self.chroma_api_base is None
+
+    @property
     def uses_sandbox(self) -> bool:
-        """Whether chat goes to the sandbox on this machine rather than to a provider."""
-        return self.openai_api_key is None and self.openai_base_url is None and self.openai_api_base is None
+        """Whether the sandbox is run at all."""
+        return bool(self.sandboxed)
 
     @property
     def ports(self) -> Ports:
         """The ports that follow from the two settings."""
         base = self.port_base
-        return Ports(self.port, base, base + 1, base + 2, base + 3, base + 4)
+        services = {service.name: base + service.offset for service in SERVICES}
+        return Ports(
+            envoy=self.port,
+            admin=base,
+            sandbox=base + _SANDBOX_OFFSET,
+            chroma_server=base + _CHROMA_SERVER_OFFSET,
+            **services,
+        )
 
     @property
     def url(self) -> str:

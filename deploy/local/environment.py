@@ -22,9 +22,7 @@ def child_environment(
         "TURNPIKE_SERVICE_KEY": service_key,
         "TURNPIKE_JWT_SECRET": jwt_secret,
         "TURNPIKE_STATE_DIR": str(state),
-        "TURNPIKE_AUTH_LISTEN": f"{HOST}:{ports.auth}",
-        "TURNPIKE_CHAT_LISTEN": f"{HOST}:{ports.chat}",
-        "TURNPIKE_USAGE_LISTEN": f"{HOST}:{ports.usage}",
+        **{f"TURNPIKE_{name.upper()}_LISTEN": f"{HOST}:{port}" for name, port in ports.services.items()},
         "TURNPIKE_SANDBOX_LISTEN": f"{HOST}:{ports.sandbox}",
         "TURNPIKE_AUTH_ADDRESS": f"{HOST}:{ports.auth}",
         "TURNPIKE_USAGE_ADDRESS": f"{HOST}:{ports.usage}",
@@ -36,6 +34,11 @@ def child_environment(
     }
 
 
+def chroma_url(ports: Ports) -> str:
+    """Return the URL of the Chroma server, which only the chroma service is told."""
+    return f"http://{HOST}:{ports.chroma_server}"
+
+
 def sandbox_url(ports: Ports) -> str:
-    """Return the sandbox's OpenAI base URL, which only chat is told."""
+    """Return the sandbox's base URL, which only services without an upstream of their own are told."""
     return f"http://{HOST}:{ports.sandbox}/v1"

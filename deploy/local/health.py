@@ -11,6 +11,8 @@ import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from deploy.local.config import HOST, LocalSettings
+from deploy.local.environment import chroma_url
+from deploy.local.processes import CHROMA_SERVER
 
 _POLL_SECONDS = 0.05
 _CALL_SECONDS = 2.0
@@ -27,13 +29,13 @@ async def unhealthy_parts(settings: LocalSettings, *, seconds: float) -> list[st
     ports = settings.ports
     async with httpx.AsyncClient(trust_env=False, timeout=_CALL_SECONDS) as client:
         waits: dict[str, Awaitable[None]] = {
-            "auth": grpc_serving(ports.auth),
-            "chat": grpc_serving(ports.chat),
-            "usage": grpc_serving(ports.usage),
+            **{name: grpc_serving(port) for name, port in ports.services.items()},
             "envoy": http_ok(client, f"http://{HOST}:{ports.admin}/ready"),
         }
         if settings.uses_sandbox:
             waits["sandbox"] = http_ok(client, f"http://{HOST}:{ports.sandbox}/health")
+        if settings.uses_chroma_server:
+            waits[CHROMA_SERVER] = http_ok(client, f"{chroma_url(ports)}/api/v2/heartbeat")
         return await unfinished(waits, seconds=seconds)
 
 

@@ -24,8 +24,12 @@ _VERSION_SECONDS = 20.0
 def inner_ports(settings: LocalSettings) -> Mapping[str, int]:
     """Name the inner ports that this stack needs."""
     ports = settings.ports
-    named = {"Envoy's admin page": ports.admin, "auth": ports.auth, "chat": ports.chat, "usage": ports.usage}
-    return {**named, "sandbox": ports.sandbox} if settings.uses_sandbox else named
+    named = {"Envoy's admin page": ports.admin, **ports.services}
+    if settings.uses_sandbox:
+        named["sandbox"] = ports.sandbox
+    if settings.uses_chroma_server:
+        named["the Chroma server"] = ports.chroma_server
+    return named
 
 
 def check_ports(settings: LocalSettings) -> None:
@@ -69,6 +73,14 @@ def check_files(repository: Path) -> None:
     for name in ("deploy/envoy/envoy.yaml", "deploy/envoy/clusters.local.yaml"):
         if not (repository / name).is_file():
             raise Refused(f"{name} is missing: restore it with git checkout {name}")
+
+
+def chroma_binary() -> Path:
+    """Return the Chroma server's command, which lies beside this Python; raises Refused when it is missing."""
+    beside = Path(sys.executable).with_name("chroma")
+    if not beside.is_file():
+        raise Refused("the chroma binary is missing: run make setup, or set CHROMA_BASE_URL to a Chroma server")
+    return beside
 
 
 def envoy_binary(named: Path | None) -> Path:

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from deploy.local.config import LocalSettings
-from deploy.local.environment import sandbox_url
+from deploy.local.config import HOST, SERVICES, LocalSettings
+from deploy.local.environment import chroma_url, sandbox_url
 
 BAD_SETTING_STATUS = 2
 """The exit status of a child that starting again cannot help."""
 WELCOME = "welcome"
 """The child that ends by itself: it waits for the others and says that they are ready."""
+CHROMA_SERVER = "chroma-server"
+"""The child that is a Chroma server."""
 _STOP_SECONDS = 5
 _LOG_BYTES = 10 * 1024 * 1024
 _OLD_LOGS = 2
@@ -35,23 +37,41 @@ class Program:
     """Whether the child ends by itself, and its output belongs on the terminal rather than in a log."""
 
 
-def programs(settings: LocalSettings, *, envoy: Path, envoy_config: Path) -> list[Program]:
-    """List the children of a stack. Chat stops first, so that it can still hand over what it metered; Envoy last."""
-    services = {"chat": 1, "auth": 2, "usage": 2} | ({"sandbox": 2} if settings.uses_sandbox else {})
-    for_chat = {"TURNPIKE_SANDBOX_URL": sandbox_url(settings.ports)} if settings.uses_sandbox else {}
+def programs(
+    settings: LocalSettings, *, envoy: Path, envoy_config: Path, chroma: Path | None, state: Path
+) -> list[Program]:
+    """List the children of a stack. What meters stops first, so that it can still hand over its events; Envoy last.
+
+    ``chroma`` is the Chroma server's command, None when a server elsewhere was named.
+    """
+    services = {service.name: service.stop_last for service in SERVICES}
+    if settings.uses_sandbox:
+        services["sandbox"] = 2
+    own = {name: {"TURNPIKE_SANDBOX_URL": sandbox_url(settings.ports)} for name in settings.sandboxed}
+    servers = []
+    if chroma is not None:
+        own = {**own, "chroma": {"CHROMA_BASE_URL": chroma_url(settings.ports)}}
+        servers.append(_chroma_server(chroma, port=settings.ports.chroma_server, data=state / "chroma"))
     return [
+        *servers,
         *(
             Program(
                 name,
                 [sys.executable, "-m", f"services.{name}"],
                 stop_last=turn,
-                environment=for_chat if name == "chat" else {},
+                environment=own.get(name, {}),
             )
             for name, turn in services.items()
         ),
         Program("envoy", _envoy_command(envoy, envoy_config, settings.envoy_concurrency), stop_last=3),
         Program(WELCOME, [sys.executable, "-m", "deploy.local.welcome"], stop_last=0, once=True),
     ]
+
+
+def _chroma_server(command: Path, *, port: int, data: Path) -> Program:
+    flags = ["run", "--host", HOST, "--port", str(port), "--path", str(data)]
+    # It reports to nobody: the gateway has no network but the providers that were configured.
+    return Program(CHROMA_SERVER, [str(command), *flags], stop_last=2, environment={"ANONYMIZED_TELEMETRY": "False"})
 
 
 def _envoy_command(envoy: Path, config: Path, concurrency: int) -> list[str]:

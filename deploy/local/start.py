@@ -25,13 +25,16 @@ def start() -> int:
     settings = load(LocalSettings)
     preflight.check_files(REPOSITORY)
     envoy = preflight.envoy_binary(settings.envoy)
+    chroma = preflight.chroma_binary() if settings.uses_chroma_server else None
     state = open_state(settings.state_dir)
     # Held open, and so locked, until this process ends.
     lock(state)
     preflight.check_ports(settings)
     _set_environment(settings, state=state)
     load(ServiceSettings)
-    children = programs(settings, envoy=envoy, envoy_config=_envoy_config(settings, state=state))
+    children = programs(
+        settings, envoy=envoy, envoy_config=_envoy_config(settings, state=state), chroma=chroma, state=state
+    )
     config = state / "supervisord.conf"
     write_private(config, supervisor_config(children, state=state, directory=REPOSITORY))
     # Imported late: nothing of it is needed to say what is wrong.
@@ -62,7 +65,7 @@ def _envoy_config(settings: LocalSettings, *, state: Path) -> Path:
             repository=REPOSITORY,
             port=ports.envoy,
             admin_port=ports.admin,
-            backends={"auth": ports.auth, "chat": ports.chat, "usage": ports.usage},
+            backends=ports.services,
         )
     except ValueError as error:
         raise Refused(str(error)) from None

@@ -78,7 +78,7 @@ def shell_variables(url: str, *, token: str | None, jwt: str | None) -> str:
 def welcome(settings: LocalSettings, *, token: str | None) -> str:
     """Say where the gateway is, and what to paste."""
     state = _shown(settings.state_dir)
-    model = "sandbox" if settings.uses_sandbox else "gpt-4o-mini"
+    model = "sandbox" if "chat" in settings.sandboxed else "gpt-4o-mini"
     chat = _curl_chat(model)
     return f"""
 Turnpike is ready on {settings.url} (Ctrl-C stops it)
@@ -110,10 +110,14 @@ Python, with the OpenAI SDK:
 
 
 def _upstream(settings: LocalSettings) -> str:
-    if settings.uses_sandbox:
-        return "the sandbox on this machine"
     # Only the host: a URL may hold a password.
-    return urlsplit(settings.openai_base_url or settings.openai_api_base or "").hostname or "api.openai.com"
+    chat = urlsplit(settings.openai_base_url or settings.openai_api_base or "").hostname or "api.openai.com"
+    ocr = urlsplit(settings.mistral_base_url or settings.mistral_api_base or "").hostname or "api.mistral.ai"
+    named = {"chat": chat, "ocr": ocr}
+    if settings.sandboxed == set(named):
+        return "the sandbox on this machine"
+    shown = {service: "the sandbox" if service in settings.sandboxed else host for service, host in named.items()}
+    return ", ".join(f"{service}: {host}" for service, host in shown.items())
 
 
 def _curl_chat(model: str) -> str:

@@ -48,7 +48,7 @@ async def main(settings: ChatSettings) -> None:
     async with shipper, authenticator, HttpClient(timers=settings.timers) as http:
         chat = Chat(
             Router(provider_of(settings, http), telemetry=telemetry),
-            meter=Meter(outbox, service="chat", telemetry=telemetry),
+            meter=Meter(outbox, service="chat", telemetry=telemetry, prices=settings.prices),
         )
         server = Server(
             services=SERVICES,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 
-from common.config import ServiceSettings
-from common.http_client import Timers
-from common.providers.openai import DEFAULT_BASE_URL, normalized
+from common.providers.base_url import normalized
+from common.providers.openai import DEFAULT_BASE_URL
+from common.upstream_config import UpstreamSettings
 
 
-class ChatSettings(ServiceSettings):
+class ChatSettings(UpstreamSettings):
     """What the chat service reads from the environment; an empty variable counts as not set."""
 
     listen: str = Field("127.0.0.1:18082", validation_alias="TURNPIKE_CHAT_LISTEN")
@@ -18,26 +18,10 @@ class ChatSettings(ServiceSettings):
     """The upstream, with or without /v1; api.openai.com when OPENAI_API_KEY is set and this is not."""
     openai_api_key: SecretStr = Field(SecretStr(""), validation_alias="OPENAI_API_KEY")
     """The key that is sent to the upstream."""
-    sandbox_url: str = Field("", validation_alias="TURNPIKE_SANDBOX_URL")
-    """The sandbox provider, used when neither of the two above is set."""
-    connect_timeout_seconds: float = Field(5.0, gt=0, validation_alias="TURNPIKE_CONNECT_TIMEOUT_SECONDS")
-    """How long a connection to the upstream may take."""
-    first_byte_timeout_seconds: float = Field(600.0, gt=0, validation_alias="TURNPIKE_FIRST_BYTE_TIMEOUT_SECONDS")
-    """How long the upstream may take to begin its answer."""
-    chunk_timeout_seconds: float = Field(120.0, gt=0, validation_alias="TURNPIKE_CHUNK_TIMEOUT_SECONDS")
-    """How long the upstream may be silent within an answer."""
-    total_timeout_seconds: float = Field(1800.0, gt=0, validation_alias="TURNPIKE_TOTAL_TIMEOUT_SECONDS")
-    """How long an answer may take in all."""
-    keep_alive_seconds: float = Field(15.0, gt=0, validation_alias="TURNPIKE_KEEP_ALIVE_SECONDS")
-    """After how much silence a stream gets a comment, so that nothing on the way closes it."""
-    outbox_max_bytes: int = Field(1 << 30, ge=1 << 20, validation_alias="TURNPIKE_OUTBOX_MAX_BYTES")
-    """How large the outbox may grow while the usage service is away; then requests are refused with 503."""
-    outbox_interval_seconds: float = Field(0.5, gt=0, validation_alias="TURNPIKE_OUTBOX_INTERVAL_SECONDS")
-    """How often events are shipped to the usage service, and the outbox is synced to the disk."""
 
-    @field_validator("openai_base_url", "sandbox_url")
+    @field_validator("openai_base_url")
     @classmethod
-    def _is_url(cls, value: str) -> str:
+    def _is_base_url(cls, value: str) -> str:
         return normalized(value) if value.strip() else ""
 
     @property
@@ -48,14 +32,3 @@ class ChatSettings(ServiceSettings):
         if self.openai_api_key.get_secret_value():
             return "openai", DEFAULT_BASE_URL
         return ("sandbox", self.sandbox_url) if self.sandbox_url else None
-
-    @property
-    def timers(self) -> Timers:
-        """The four timers and the keep-alive."""
-        return Timers(
-            connect_timeout_seconds=self.connect_timeout_seconds,
-            first_byte_timeout_seconds=self.first_byte_timeout_seconds,
-            chunk_timeout_seconds=self.chunk_timeout_seconds,
-            total_timeout_seconds=self.total_timeout_seconds,
-            keep_alive_seconds=self.keep_alive_seconds,
-        )

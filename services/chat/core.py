@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
-
-import msgspec
 
 from common.call import Call
 from common.config import MAX_BODY_BYTES
-from common.errors import PayloadTooLarge, TurnpikeError, Unavailable, UpstreamFailed, UpstreamRefused, openai_body
+from common.errors import PayloadTooLarge, TurnpikeError, Unavailable, UpstreamFailed, openai_body
 from common.metering import Account, Meter, Outcome, UsageSource, outcome_of
+from common.passthrough import PassedAnswer, whole
 from common.providers.provider import Answer, Provider
 from common.providers.router import Router, passed_on
 from common.sse import KEEP_ALIVE, cleaned, data_of
@@ -24,25 +24,15 @@ _FORWARDED = ("openai-organization", "openai-project", "openai-beta")
 """Request headers that reach the provider."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChatAnswer:
-    """An answer's head, and its body in the pieces in which it arrives: one for a JSON body, one for each event."""
-
-    status: int
-    content_type: str
-    headers: Mapping[str, str]
-    pieces: AsyncIterator[bytes]
-
-
 class Chat:
     """Completes chats through ``router`` and accounts for them with ``meter``."""
 
-    def __init__(self, router: Router, *, meter: Meter) -> None:
+    def __init__(self, router: Router[Provider], *, meter: Meter) -> None:
         self._router = router
         self._meter = meter
 
     @asynccontextmanager
-    async def answer(self, body: bytes, *, call: Call) -> AsyncIterator[ChatAnswer]:
+    async def answer(self, body: bytes, *, call: Call) -> AsyncIterator[PassedAnswer]:
         """Yield the answer to OpenAI's request ``body``; the request's account is settled when the context ends.
 
         Raises InvalidRequest, UpstreamFailed, UpstreamTimeout or Unavailable before the first piece. A stream that
@@ -63,12 +53,15 @@ class Chat:
                 upstream,
             ):
                 call.status = upstream.status
-                streams = upstream.status < 400 and _is_stream(upstream, request)
-                make, content_type = (_stream, "text/event-stream") if streams else (_whole, upstream.content_type)
-                async with aclosing(make(upstream, provider, account, request)) as pieces:
-                    yield ChatAnswer(
+                if upstream.status < 400 and _is_stream(upstream, request):
+                    content_type, pieces = "text/event-stream", _stream(upstream, provider, account, request)
+                else:
+                    content_type = "application/json" if upstream.status >= 400 else upstream.content_type
+                    pieces = whole(upstream, provider, account, read=partial(_count, account, request))
+                async with aclosing(pieces):
+                    yield PassedAnswer(
                         status=upstream.status,
-                        content_type="application/json" if upstream.status >= 400 else content_type,
+                        content_type=content_type,
                         headers=passed_on(upstream.headers),
                         pieces=pieces,
                     )
@@ -80,26 +73,14 @@ def _is_stream(upstream: Answer, request: ChatRequest) -> bool:
     return upstream.is_event_stream or (bool(request.stream) and not says_json)
 
 
-async def _whole(
-    upstream: Answer, provider: Provider, account: Account, request: ChatRequest
-) -> AsyncGenerator[bytes, None]:
-    body = await upstream.read()
-    account.first_byte()
-    if upstream.status >= 400:
-        body = _error_body(upstream, provider.without_secrets(body))
-        account.sent(len(body))
-        account.settle(Outcome.COMPLETED, status=upstream.status, error_code="upstream_refused")
-    else:
-        completion = openai_chat.parse_completion(body)
-        counts = openai_chat.token_counts(completion.usage) if openai_chat.present(completion.usage) else None
-        if counts is not None:
-            account.count(counts, source=UsageSource.PROVIDER, upstream_model=completion.model or "")
-        if request.stream:
-            # SDKs would read it as a stream without events, and say nothing.
-            raise UpstreamFailed("The provider did not answer with a stream.", code="upstream_malformed")
-        account.sent(len(body))
-        account.settle(Outcome.COMPLETED, status=upstream.status)
-    yield body
+def _count(account: Account, request: ChatRequest, body: bytes) -> None:
+    completion = openai_chat.parse_completion(body)
+    counts = openai_chat.token_counts(completion.usage) if openai_chat.present(completion.usage) else None
+    if counts is not None:
+        account.count(counts, source=UsageSource.PROVIDER, upstream_model=completion.model or "")
+    if request.stream:
+        # SDKs would read it as a stream without events, and say nothing.
+        raise UpstreamFailed("The provider did not answer with a stream.", code="upstream_malformed")
 
 
 async def _stream(
@@ -200,15 +181,3 @@ class _Tally:
         if counts is not None:
             self._counted = True
             self._account.count(counts, source=UsageSource.PROVIDER, upstream_model=chunk.model or "")
-
-
-def _error_body(upstream: Answer, body: bytes) -> bytes:
-    """Return the provider's error as it is when it is a JSON object, and in OpenAI's envelope when it is not."""
-    try:
-        if isinstance(msgspec.json.decode(body), dict):
-            return body
-    except (ValueError, RecursionError):
-        pass
-    text = body[:500].decode("utf-8", "replace").strip()
-    message = f"The provider answered {upstream.status}" + (f": {text}" if text else ".")
-    return openai_body(UpstreamRefused(message, status=upstream.status))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 from google.api.httpbody_pb2 import HttpBody
 
-from common.call import Call, Context, current_call
+from common.call import Context, current_call
+from common.http_body import head, http_bodies
+from common.passthrough import raise_for_status
 from common.principal import Requirement, Scope
 from services.chat import typed
-from services.chat.core import Chat, ChatAnswer
+from services.chat.core import Chat
 from turnpike.chat.v1 import chat_http_pb2, chat_http_pb2_grpc, chat_pb2, chat_pb2_grpc
 
 SERVICES: Final = (
@@ -37,15 +39,8 @@ class ChatHttpServicer(chat_http_pb2_grpc.ChatHttpServiceServicer):
         """Answer with the upstream's status, headers and bytes."""
         call = current_call()
         async with self._chat.answer(request.data, call=call) as answer:
-            begun = False
-            async for piece in answer.pieces:
-                if begun:
-                    yield HttpBody(data=piece)
-                    continue
-                # The head waits for the first piece: until then a failure can still become a status.
-                begun = True
-                await context.send_initial_metadata(_head(answer, call))
-                yield HttpBody(content_type=answer.content_type, data=piece)
+            async for body in http_bodies(answer, call, context):
+                yield body
 
 
 class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
@@ -61,8 +56,8 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         call = current_call()
         async with self._chat.answer(typed.request_body(request.chat, stream=False), call=call) as answer:
             body = b"".join([piece async for piece in answer.pieces])
-            typed.raise_for_status(answer.status, body, answer.headers)
-            await context.send_initial_metadata(_head(answer, call))
+            raise_for_status(answer.status, body, answer.headers)
+            await context.send_initial_metadata(head(answer, call))
             return typed.completion(body)
 
     async def StreamChat(
@@ -73,16 +68,9 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         async with self._chat.answer(typed.request_body(request.chat, stream=True), call=call) as answer:
             if answer.status >= 400:
                 body = b"".join([piece async for piece in answer.pieces])
-                typed.raise_for_status(answer.status, body, answer.headers)
-            await context.send_initial_metadata(_head(answer, call))
+                raise_for_status(answer.status, body, answer.headers)
+            await context.send_initial_metadata(head(answer, call))
             async for piece in answer.pieces:
                 message = typed.stream_message(piece)
                 if message is not None:
                     yield message
-
-
-def _head(answer: ChatAnswer, call: Call) -> tuple[tuple[str, str], ...]:
-    head: dict[str, Any] = {**answer.headers, "x-request-id": call.request_id}
-    if answer.status != 200:
-        head["x-http-status"] = str(answer.status)
-    return tuple(head.items())

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
 import msgspec
-from google.protobuf import json_format, struct_pb2
+from google.protobuf import json_format
 
-from common.errors import InvalidRequest, UpstreamFailed, UpstreamRefused
+from common.errors import InvalidRequest, UpstreamFailed
 from common.sse import data_of
+from common.struct_json import extra, plain
 from turnpike.chat.v1 import chat_pb2
 
 _ROLES: Final = {
@@ -22,13 +22,12 @@ _ROLES: Final = {
 _ROLE_NUMBERS: Final = {name: number for number, name in _ROLES.items()}
 _MESSAGE_FIELDS: Final = ("role", "content", "tool_calls", "name", "tool_call_id")
 _WRONG_SHAPE: Final = (ValueError, TypeError, AttributeError, KeyError, OverflowError, json_format.ParseError)
-_EXACT_INTEGERS: Final = 2**53
 _OPTIONAL: Final = ("max_completion_tokens", "temperature", "top_p", "n", "seed")
 
 
 def request_body(chat: chat_pb2.Chat, *, stream: bool) -> bytes:
     """Return OpenAI's request; raises InvalidRequest for a message without a role or with an empty part."""
-    fields: dict[str, Any] = _plain(chat.extra)
+    fields: dict[str, Any] = plain(chat.extra)
     fields["model"] = chat.model
     fields["messages"] = [_message(message, number) for number, message in enumerate(chat.messages)]
     fields.update({name: getattr(chat, name) for name in _OPTIONAL if chat.HasField(name)})
@@ -91,26 +90,8 @@ def stream_message(event: bytes) -> chat_pb2.StreamChatResponse | None:
     )
 
 
-def raise_for_status(status: int, body: bytes, headers: Mapping[str, str]) -> None:
-    """Raise UpstreamRefused with what the provider's error body says, if ``status`` is an error."""
-    if status < 400:
-        return
-    try:
-        error = msgspec.json.decode(body)["error"]
-        details = error if isinstance(error, dict) else {"message": error}
-    except (ValueError, TypeError, KeyError):
-        details = {}
-    raise UpstreamRefused(
-        str(details.get("message") or f"The provider answered {status}."),
-        status=status,
-        code=details.get("code") and str(details["code"]),
-        param=details.get("param") and str(details["param"]),
-        headers=headers,
-    )
-
-
 def _message(message: chat_pb2.Message, number: int) -> dict[str, Any]:
-    fields: dict[str, Any] = _plain(message.extra)
+    fields: dict[str, Any] = plain(message.extra)
     if message.role not in _ROLES:
         raise InvalidRequest(f"'messages.{number}.role' must be set.", param=f"messages.{number}.role")
     fields["role"] = _ROLES[message.role]
@@ -148,7 +129,7 @@ def _tool(tool: chat_pb2.Tool) -> dict[str, Any]:
     if tool.description:
         function["description"] = tool.description
     if tool.HasField("parameters"):
-        function["parameters"] = _plain(tool.parameters)
+        function["parameters"] = plain(tool.parameters)
     if tool.HasField("strict"):
         function["strict"] = tool.strict
     return {"type": "function", "function": function}
@@ -166,7 +147,7 @@ def _typed_message(message: dict[str, Any]) -> chat_pb2.Message:
             )
             for call in message.get("tool_calls") or ()
         ],
-        extra=_extra(message),
+        extra=extra(message, known=_MESSAGE_FIELDS),
     )
 
 
@@ -192,7 +173,7 @@ def _delta(choice: dict[str, Any]) -> chat_pb2.ChoiceDelta:
             for call in delta.get("tool_calls") or ()
         ],
         finish_reason=choice.get("finish_reason") or "",
-        extra=_extra(delta),
+        extra=extra(delta, known=_MESSAGE_FIELDS),
     )
 
 
@@ -206,26 +187,6 @@ def _usage(usage: dict[str, Any] | None) -> chat_pb2.TokenUsage | None:
         cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
         reasoning_tokens=(usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0,
     )
-
-
-def _extra(fields: dict[str, Any]) -> struct_pb2.Struct | None:
-    rest = {name: value for name, value in fields.items() if name not in _MESSAGE_FIELDS and value is not None}
-    return json_format.ParseDict(rest, struct_pb2.Struct()) if rest else None
-
-
-def _plain(value: Any) -> Any:
-    """Return a Struct as plain Python, with whole numbers as integers: JSON schemas and counts need them so."""
-    if isinstance(value, struct_pb2.Struct):
-        return {name: _plain(field) for name, field in value.fields.items()}
-    kind = value.WhichOneof("kind")
-    if kind == "struct_value":
-        return _plain(value.struct_value)
-    if kind == "list_value":
-        return [_plain(item) for item in value.list_value.values]
-    if kind == "number_value":
-        number = value.number_value
-        return int(number) if number.is_integer() and abs(number) <= _EXACT_INTEGERS else number
-    return None if kind in (None, "null_value") else getattr(value, kind)
 
 
 def _unreadable() -> NoReturn:

@@ -6,9 +6,10 @@ They stand where other services have their servicer, because a provider speaks H
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Protocol
 from uuid import uuid4
 
 import msgspec
@@ -21,8 +22,8 @@ from starlette.requests import ClientDisconnect
 from services.sandbox.checks import Fields, Refused, json_object
 from services.sandbox.core import answer
 from services.sandbox.delivery import Delivery, Sleep
-from services.sandbox.dialects.openai import read_chat, read_model
-from services.sandbox.dialects.openai_answer import Frame, answer_script, refusal_script
+from services.sandbox.dialects import mistral, mistral_answer, openai, openai_answer
+from services.sandbox.documents import fetch, read_document
 from services.sandbox.faults import Faults, read_faults
 from services.sandbox.schema import UnsatisfiableError
 from services.sandbox.script import Headers, Script
@@ -47,15 +48,54 @@ class Parts:
     event_delay_seconds: float = 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A request as it came; `began` is in seconds since 1970."""
+
+    body: Fields
+    raw: bytes
+    headers: Mapping[str, str]
+    began: float
+
+
+class HeaderMaker(Protocol):
+    """Makes the headers of an answer; `remaining` is False where the caller has used up its rate limit."""
+
+    def __call__(self, parts: Parts, *, began: float, remaining: bool) -> Headers:
+        """Return the headers."""
+
+
+class Refusing(Protocol):
+    """Makes the script of the answer to a request that is not valid."""
+
+    def __call__(self, refused: Refused, *, headers: Headers) -> Script:
+        """Return the script."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """How a provider answers: to what it can serve, and to what it refuses."""
+
+    answer: Callable[[Asked, Parts], Awaitable[tuple[Script, Faults]]]
+    refuse: Refusing
+    headers: HeaderMaker
+
+
 def create_app(parts: Parts) -> FastAPI:
     """Make the application; it must be served by `server.make_server`."""
     app = FastAPI(title="Turnpike sandbox", docs_url=None, redoc_url=None, openapi_url=None)
     _add_error_handlers(app)
     _add_control_routes(app, ledger=parts.ledger)
+    chat = Dialect(answer=_openai_answer, refuse=openai_answer.refusal_script, headers=_openai_headers)
+    ocr = Dialect(answer=_mistral_answer, refuse=mistral_answer.refusal_script, headers=_mistral_headers)
 
     @app.post("/v1/chat/completions", response_model=None)
     async def complete_chat(request: Request) -> Response:
-        return await _complete_chat(request, parts=parts)
+        return await _serve(request, parts=parts, dialect=chat)
+
+    @app.post("/v1/ocr", response_model=None)
+    async def read_pages(request: Request) -> Response:
+        return await _serve(request, parts=parts, dialect=ocr)
 
     return app
 
@@ -93,7 +133,7 @@ def _add_control_routes(app: FastAPI, *, ledger: Ledger) -> None:
         return {"deleted": True}
 
 
-async def _complete_chat(request: Request, *, parts: Parts) -> Response:
+async def _serve(request: Request, *, parts: Parts, dialect: Dialect) -> Response:
     began = parts.now()
     try:
         raw = await _body(request)
@@ -104,34 +144,57 @@ async def _complete_chat(request: Request, *, parts: Parts) -> Response:
     except Refused as error:
         raw, body, refused = b"", {}, error
     seq = await parts.ledger.start(_opening(request.headers, body=body))
+    asked = Asked(body=Fields(body), raw=raw, headers=request.headers, began=began)
     faults = Faults()
     try:
         if refused is not None:
             raise refused
-        script, faults = _chat_script(Fields(body), raw=raw, headers=request.headers, parts=parts, began=began)
+        script, faults = await dialect.answer(asked, parts)
     except Refused as error:
-        script = refusal_script(error, headers=_headers(parts, began=began, remaining=True))
+        script = dialect.refuse(error, headers=dialect.headers(parts, began=began, remaining=True))
     if faults.event_delay_seconds is None:
         faults = msgspec.structs.replace(faults, event_delay_seconds=parts.event_delay_seconds)
     return Delivery(script, faults=faults, ledger=parts.ledger, seq=seq, sleep=parts.sleep)
 
 
-def _chat_script(
-    body: Fields, *, raw: bytes, headers: Mapping[str, str], parts: Parts, began: float
-) -> tuple[Script, Faults]:
-    model = read_model(body)
-    faults = read_faults(body, model=model)
-    request = read_chat(body, model=model, faults=faults, identity=hashlib.sha256(raw).hexdigest())
-    try:
+async def _openai_answer(asked: Asked, parts: Parts) -> tuple[Script, Faults]:
+    model = openai.read_model(asked.body)
+    faults = read_faults(asked.body, model=model)
+    identity = hashlib.sha256(asked.raw).hexdigest()
+    request = openai.read_chat(asked.body, model=model, faults=faults, identity=identity)
+    with _no_example():
         answered = answer(request.ask)
+    frame = openai_answer.Frame(
+        created=int(asked.began),
+        headers=_openai_headers(parts, began=asked.began, remaining=faults.status != 429),
+        sandbox=_echo(faults, asked=asked),
+    )
+    return openai_answer.answer_script(request, answer=answered, frame=frame), faults
+
+
+async def _mistral_answer(asked: Asked, parts: Parts) -> tuple[Script, Faults]:
+    model = mistral.read_model(asked.body)
+    faults = read_faults(asked.body, model=model)
+    request = mistral.read_ocr(asked.body, model=model)
+    headers = _mistral_headers(parts, began=asked.began, remaining=faults.status != 429)
+    if faults.status is not None:
+        return mistral_answer.fault_script(faults, status=faults.status, headers=headers), faults
+    data = await fetch(request.url)
+    # A PDF of a thousand pages takes seconds, in which others want to be served.
+    document = await asyncio.to_thread(read_document, data, wants_image=request.wants_image, choose=request.choose)
+    with _no_example():
+        script = mistral_answer.ocr_script(
+            request, document=document, faults=faults, headers=headers, echo=_echo(faults, asked=asked)
+        )
+    return script, faults
+
+
+@contextmanager
+def _no_example() -> Iterator[None]:
+    try:
+        yield
     except (UnsatisfiableError, RecursionError) as error:
         raise Refused(f"Invalid schema: {error}.", code="invalid_json_schema") from error
-    frame = Frame(
-        created=int(began),
-        headers=_headers(parts, began=began, remaining=faults.status != 429),
-        sandbox=_echo(faults, raw=raw, headers=headers),
-    )
-    return answer_script(request, answer=answered, frame=frame), faults
 
 
 async def _body(request: Request) -> bytes:
@@ -154,7 +217,7 @@ def _opening(headers: Mapping[str, str], *, body: Mapping[str, object]) -> Openi
     )
 
 
-def _headers(parts: Parts, *, began: float, remaining: bool) -> Headers:
+def _openai_headers(parts: Parts, *, began: float, remaining: bool) -> Headers:
     return (
         ("x-request-id", f"req_{uuid4().hex}"),
         ("openai-processing-ms", str(max(0, round((parts.now() - began) * 1000)))),
@@ -168,12 +231,21 @@ def _headers(parts: Parts, *, began: float, remaining: bool) -> Headers:
     )
 
 
-def _echo(faults: Faults, *, raw: bytes, headers: Mapping[str, str]) -> dict[str, object] | None:
+def _mistral_headers(parts: Parts, *, began: float, remaining: bool) -> Headers:
+    return (
+        ("mistral-correlation-id", str(uuid4())),
+        ("x-envoy-upstream-service-time", str(max(0, round((parts.now() - began) * 1000)))),
+        ("x-ratelimit-limit-req-minute", "60"),
+        ("x-ratelimit-remaining-req-minute", "59" if remaining else "0"),
+    )
+
+
+def _echo(faults: Faults, *, asked: Asked) -> dict[str, object] | None:
     echo: dict[str, object] = {}
     if faults.echo_headers:
-        echo["headers"] = {name.lower(): _shown(name.lower(), value=value) for name, value in headers.items()}
+        echo["headers"] = {name.lower(): _shown(name.lower(), value=value) for name, value in asked.headers.items()}
     if faults.echo_body:
-        echo["body"] = msgspec.Raw(raw)
+        echo["body"] = msgspec.Raw(asked.raw)
     return echo or None
 
 

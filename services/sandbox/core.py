@@ -88,12 +88,13 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """The tokens of an answer: `cached` are part of `prompt`, `reasoning` are part of `completion`."""
+    """What an answer cost: `cached` is part of `prompt`, `reasoning` is part of `completion`; `pages` are of OCR."""
 
     prompt: int = 0
     completion: int = 0
     cached: int = 0
     reasoning: int = 0
+    pages: int = 0
 
     @property
     def total(self) -> int:

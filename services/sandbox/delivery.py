@@ -140,6 +140,7 @@ class Delivery(Response):
             total_tokens=prompt + self._tokens_sent,
             cached_tokens=usage.cached if self._head_sent else 0,
             reasoning_tokens=self._reasoning_sent,
+            pages=usage.pages if self._head_sent else 0,
         )
         await self._ledger.end(self._seq, closing=closing)
 

@@ -28,7 +28,7 @@ class Opening(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Closing(msgspec.Struct, frozen=True, kw_only=True):
-    """How a request ended; tokens and bytes are those that were sent, `status` is None when no headers were."""
+    """How a request ended; tokens, pages and bytes are those that were sent, `status` is None when no headers were."""
 
     outcome: Outcome
     status: int | None
@@ -39,6 +39,7 @@ class Closing(msgspec.Struct, frozen=True, kw_only=True):
     total_tokens: int
     cached_tokens: int
     reasoning_tokens: int
+    pages: int = 0
 
 
 class StartLine(Opening, frozen=True, kw_only=True, tag="start", tag_field="kind"):
@@ -69,6 +70,7 @@ class Entry(Opening, frozen=True, kw_only=True):
     total_tokens: int | None = None
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
+    pages: int | None = None
 
 
 class Ledger(Protocol):

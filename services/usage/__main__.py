@@ -21,6 +21,7 @@ from services.usage.connections import Connect, StoreRefused, embedded, refuse_s
 from services.usage.core import UsageCore
 from services.usage.keys import UsageKeyAuthenticator
 from services.usage.migrations import Place
+from services.usage.rollup import Rollup
 from services.usage.servicer import OPEN_REQUIREMENTS, REQUIREMENTS, SERVICES, UsageIngestServicer, UsageServicer
 from turnpike.usage.v1 import ingest_pb2_grpc, usage_pb2_grpc
 
@@ -38,8 +39,9 @@ async def main() -> None:
     try:
         store = ClickHouseStore(_connect(settings), place=place)
         auth = RemoteAuthenticator(settings.auth_address, service_key=settings.service_key)
-        async with store, auth:
-            core = UsageCore(store, clock=lambda: datetime.now(UTC), raw_days=settings.raw_days)
+        rollup = Rollup(store, clock=_now, interval_seconds=settings.rollup_interval_seconds)
+        async with store, auth, rollup:
+            core = UsageCore(store, clock=_now, raw_days=settings.raw_days)
             await serve(
                 _server(settings, core=core, auth=auth),
                 name="usage",
@@ -48,6 +50,10 @@ async def main() -> None:
             )
     except StoreRefused as error:
         raise SystemExit(f"turnpike usage: {error}") from None
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _connect(settings: Settings) -> Connect:

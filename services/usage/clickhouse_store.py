@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -12,27 +13,16 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from services.usage.columns import column_types
 from services.usage.connections import Connect, StoreRefused, one_line
 from services.usage.events import Event
+from services.usage.hourly import OVERLAP_SECONDS, Hourly, open_hours
 from services.usage.lanes import Lane
 from services.usage.migrations import Place, migrate
-from services.usage.store import GROUPS_AT_MOST
+from services.usage.queries import Queries
 from services.usage.summaries import TOP, Group, OneUser, Summary, Sums, Whose
 
 _WRITES_WAITING: Final = 64
 _READS_WAITING: Final = 64
 _READ_LIMITS: Final = {"max_execution_time": 20, "max_memory_usage": 600_000_000}
 
-# In the order of the fields of Sums. Sums over UInt32 are UInt64, so they do not overflow.
-_SUMS: Final = """
-  count() AS requests,
-  countIf(status >= 400 OR outcome != 'completed'),
-  sum(uncached_input_tokens) + sum(cache_read_tokens) + sum(cache_write_tokens),
-  sum(text_output_tokens) + sum(reasoning_tokens),
-  sum(total_tokens), sum(cache_read_tokens), sum(reasoning_tokens), sum(ocr_pages),
-  sum(input_cost_nanousd), sum(output_cost_nanousd), sum(ocr_cost_nanousd),
-  countIf(NOT priced AND (uncached_input_tokens > 0 OR cache_read_tokens > 0 OR cache_write_tokens > 0
-    OR text_output_tokens > 0 OR reasoning_tokens > 0 OR total_tokens > 0 OR ocr_pages > 0 OR images > 0)),
-  sum(settled), sumIf(latency_ms, settled = 1)
-"""
 # grouping() has a bit for each column that a row does not group by, the first column's highest.
 _TOTALS, _MODELS, _PATHS, _TYPES, _PROVIDERS = 0b1111, 0b0111, 0b1011, 0b1101, 0b1110
 
@@ -40,16 +30,20 @@ _TOTALS, _MODELS, _PATHS, _TYPES, _PROVIDERS = 0b1111, 0b0111, 0b1011, 0b1101, 0
 class ClickHouseStore:
     """Keeps events in the table ``place.dataset``; an async context manager.
 
-    One thread writes, ``readers`` threads read; each has its own client from ``connect``.
+    One thread writes, one rolls up, ``readers`` threads read; each has its own client from ``connect``. An event may be
+    stored ``overlap_seconds`` after the moment that it bears as its ingestion.
     """
 
-    def __init__(self, connect: Connect, *, place: Place, readers: int = 2) -> None:
+    def __init__(
+        self, connect: Connect, *, place: Place, readers: int = 2, overlap_seconds: float = OVERLAP_SECONDS
+    ) -> None:
         self._place = place
         self._types = column_types()
         self._writer = Lane(connect, name="write", width=1, depth=_WRITES_WAITING)
         self._readers = Lane(connect, name="read", width=readers, depth=_READS_WAITING)
-        self._summary = _summary_query(place, condition="")
-        self._summary_of_user = _summary_query(place, condition="AND user_id = {user_id:String}")
+        self._roller = Lane(connect, name="rollup", width=1, depth=1)
+        self._queries = Queries(place)
+        self._hourly = Hourly(self._roller, place=place, overlap_seconds=overlap_seconds)
 
     async def __aenter__(self) -> ClickHouseStore:
         """Connect, bring the tables up to date and warm up; raises StoreRefused."""
@@ -57,6 +51,7 @@ class ClickHouseStore:
             await self._writer.open()
             await self._writer.run(self._prepare)
             await self._readers.open()
+            await self._roller.open()
         except BaseException:
             await self.__aexit__()
             raise
@@ -66,6 +61,7 @@ class ClickHouseStore:
         """Let the running work end and close the clients."""
         await self._writer.close()
         await self._readers.close()
+        await self._roller.close()
 
     async def insert(self, events: Sequence[Event], *, batch_id: str) -> None:
         """Store the events durably in one insert; a repeated batch or event changes nothing. Raises Unavailable."""
@@ -85,15 +81,36 @@ class ClickHouseStore:
 
     async def summarize(self, whose: Whose, *, since_ms: int, until_ms: int) -> Summary:
         """Sum up the events from ``since_ms`` until just before ``until_ms`` (since 1970); raises Unavailable."""
-        query = self._summary
-        parameters: dict[str, Any] = {"since": since_ms, "until": until_ms}
-        if isinstance(whose, OneUser):
-            query = self._summary_of_user
-            parameters["user_id"] = whose.user_id
-        rows = await self._readers.run(
-            lambda client: client.query(query, parameters=parameters, settings=_READ_LIMITS).result_rows
+        query = self._queries.summary(of_user=isinstance(whose, OneUser))
+        return _summary(await self._read(query, whose, edges_ms=(since_ms, until_ms)))
+
+    async def slices(self, whose: Whose, *, edges_ms: Sequence[int]) -> tuple[Sums, ...]:
+        """Sum up the events between each two of the edges, which ascend (ms since 1970); raises Unavailable."""
+        query = self._queries.slices(of_user=isinstance(whose, OneUser))
+        rows = await self._read(query, whose, edges_ms=edges_ms, starts=list(edges_ms[:-1]))
+        found = {start: Sums(*sums) for start, *sums in rows}
+        return tuple(
+            # Two equal edges have nothing between them; the sums of that start are those up to the next edge.
+            found.get(start, Sums()) if start < end else Sums()
+            for start, end in itertools.pairwise(edges_ms)
         )
-        return _summary(rows)
+
+    async def roll_up(self, *, now_ms: int) -> int:
+        """Bring the hourly rows up to date; returns the number of hours recomputed. Raises Unavailable."""
+        return await self._hourly.roll_up(now_ms=now_ms)
+
+    async def _read(
+        self, query: str, whose: Whose, *, edges_ms: Sequence[int], **parameters: Any
+    ) -> Sequence[Sequence[Any]]:
+        if isinstance(whose, OneUser):
+            parameters["user_id"] = whose.user_id
+
+        def work(client: Client) -> Sequence[Sequence[Any]]:
+            # Asked first: an hour that gets an event in between is then read without it, never twice or not at all.
+            hours = open_hours(client, queries=self._queries, edges_ms=edges_ms)
+            return client.query(query, parameters=parameters | hours, settings=_READ_LIMITS).result_rows
+
+        return await self._readers.run(work)
 
     def _prepare(self, client: Client) -> None:
         try:
@@ -102,19 +119,6 @@ class ClickHouseStore:
             raise StoreRefused(f"cannot prepare the database {self._place.database}: {one_line(error)}") from error
         # The first insert of a process imports pandas, which takes up to a second: do it now, without inserting.
         client.create_insert_context("warm_up", column_names=["n"], column_types=[get_from_name("UInt8")], data=[(1,)])
-
-
-def _summary_query(place: Place, *, condition: str) -> str:
-    # The names come from the settings, which allow identifiers only; values go in as parameters.
-    return f"""
-SELECT grouping(model, path, type, provider) AS part, model, path, type, provider, {_SUMS}
-FROM `{place.database}`.`{place.dataset}` FINAL
-WHERE ts >= fromUnixTimestamp64Milli({{since:Int64}}, 'UTC') AND ts < fromUnixTimestamp64Milli({{until:Int64}}, 'UTC')
-  {condition}
-GROUP BY GROUPING SETS ((), (model), (path), (type), (provider))
-ORDER BY part, requests DESC, model, path, type, provider
-LIMIT {GROUPS_AT_MOST} BY part
-"""  # noqa: S608
 
 
 def _summary(rows: Sequence[Sequence[Any]]) -> Summary:

@@ -48,5 +48,7 @@ class Settings(ServiceSettings):
     # Below 100 months, so that no batch touches more than the 100 partitions that ClickHouse takes in one insert.
     raw_days: int = Field(400, ge=31, le=3000, validation_alias="TURNPIKE_USAGE_RAW_DAYS")
     """Days for which raw events are kept."""
+    rollup_interval_seconds: float = Field(15.0, ge=1, le=3600, validation_alias="TURNPIKE_USAGE_ROLLUP_SECONDS")
+    """How often events are rolled up into hours; the longer, the slower are the answers, which stay the same."""
     usage_key: SecretStr = Field(SecretStr(""), validation_alias="USAGE_API_KEY")
     """The key that reads everybody's usage; empty: everybody reads everything without one."""

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
 
 from common.errors import InvalidRequest, PermissionDenied
 from common.principal import Kind, Principal
 from services.usage.events import Event, Outcome, UsageSource, is_uuid7, milliseconds
 from services.usage.store import UsageStore
-from services.usage.summaries import Everyone, OneUser, Summary, Whose
+from services.usage.summaries import Everyone, OneUser, Summary, Sums, Whose
 
 EVENTS_AT_MOST: Final = 5_000
-_DEFAULT_HOURS: Final = 7 * 24
+_DEFAULT_DAYS: Final = 7
 _HOURS_AT_MOST: Final = 720
 _DAYS_AT_MOST: Final = 30
 # The clocks of two machines differ by seconds; a day means that one of them is wrong.
 _AHEAD_AT_MOST: Final = timedelta(days=1)
+_WINDOWS: Final = (
+    ("10m", timedelta(minutes=10)),
+    ("1h", timedelta(hours=1)),
+    ("6h", timedelta(hours=6)),
+    ("24h", timedelta(hours=24)),
+    ("7d", timedelta(days=7)),
+)
 _OUTCOMES: Final = frozenset(Outcome)
 _SOURCES: Final = frozenset(UsageSource)
 
@@ -32,6 +40,24 @@ class Report:
     generated_at: datetime
     scope: str
     summary: Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Days:
+    """UTC days, oldest first, none left out; the last one is today until ``generated_at``."""
+
+    generated_at: datetime
+    scope: str
+    days: tuple[tuple[date, Sums], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Named windows that end at ``generated_at``, shortest first."""
+
+    generated_at: datetime
+    scope: str
+    windows: tuple[tuple[str, Sums], ...]
 
 
 class UsageCore:
@@ -49,7 +75,7 @@ class UsageCore:
             raise InvalidRequest(f"A batch has 1 to {EVENTS_AT_MOST} events.", param="events")
         now = self._clock()
         # An event from before the retention would vanish as it is stored, and its sender would think it safe.
-        earliest, latest = _since_1970(now - self._kept), _since_1970(now + _AHEAD_AT_MOST)
+        earliest, latest = since_1970(now - self._kept), since_1970(now + _AHEAD_AT_MOST)
         for index, event in enumerate(events):
             wrong = _wrong_field(event, earliest=earliest, latest=latest)
             if wrong:
@@ -66,9 +92,34 @@ class UsageCore:
         whose = visible_to(principal)
         window = _hours(hours=hours, days=days)
         now = self._clock()
-        until = _since_1970(now)
+        until = since_1970(now)
         summary = await self._store.summarize(whose, since_ms=until - window * 3_600_000, until_ms=until)
-        return Report(window, now, "all" if isinstance(whose, Everyone) else "user", summary)
+        return Report(window, now, _scope(whose), summary)
+
+    async def daily(self, principal: Principal, *, days: int | None) -> Days:
+        """Sum up each of the last UTC days (7 by default, today included) of what the caller may see.
+
+        Raises InvalidRequest, PermissionDenied or Unavailable.
+        """
+        whose = visible_to(principal)
+        count = _DEFAULT_DAYS if days is None else _checked_days(days)
+        now = self._clock()
+        today = now.astimezone(UTC).date()
+        dates = [today - timedelta(days=ago) for ago in reversed(range(count))]
+        starts = [since_1970(datetime.combine(day, time(), UTC)) for day in dates]
+        sums = await self._store.slices(whose, edges_ms=[*starts, since_1970(now)])
+        return Days(now, _scope(whose), tuple(zip(dates, sums, strict=True)))
+
+    async def rollups(self, principal: Principal) -> Windows:
+        """Sum up the preset windows of what the caller may see; raises PermissionDenied or Unavailable."""
+        whose = visible_to(principal)
+        now = self._clock()
+        edges = [*(since_1970(now - length) for _, length in reversed(_WINDOWS)), since_1970(now)]
+        slices = await self._store.slices(whose, edges_ms=edges)
+        # Each window holds the shorter ones.
+        sums = itertools.accumulate(reversed(slices))
+        named = zip((name for name, _ in _WINDOWS), sums, strict=True)
+        return Windows(now, _scope(whose), tuple(named))
 
 
 def visible_to(principal: Principal) -> Whose:
@@ -83,16 +134,24 @@ def visible_to(principal: Principal) -> Whose:
     raise PermissionDenied("This credential belongs to no user.", code="user_required")
 
 
+def _scope(whose: Whose) -> str:
+    return "all" if isinstance(whose, Everyone) else "user"
+
+
 def _hours(*, hours: int | None, days: int | None) -> int:
     if hours is not None:
         if not 1 <= hours <= _HOURS_AT_MOST:
             raise InvalidRequest(f"hours must be from 1 to {_HOURS_AT_MOST}.", param="hours")
         return hours
     if days is not None:
-        if not 1 <= days <= _DAYS_AT_MOST:
-            raise InvalidRequest(f"days must be from 1 to {_DAYS_AT_MOST}.", param="days")
-        return days * 24
-    return _DEFAULT_HOURS
+        return _checked_days(days) * 24
+    return _DEFAULT_DAYS * 24
+
+
+def _checked_days(days: int) -> int:
+    if not 1 <= days <= _DAYS_AT_MOST:
+        raise InvalidRequest(f"days must be from 1 to {_DAYS_AT_MOST}.", param="days")
+    return days
 
 
 def _canonical(batch_id: str) -> str:
@@ -105,7 +164,8 @@ def _canonical(batch_id: str) -> str:
     return canonical
 
 
-def _since_1970(moment: datetime) -> int:
+def since_1970(moment: datetime) -> int:
+    """Return the milliseconds since 1970 of an aware datetime."""
     return round(moment.timestamp() * 1000)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date, datetime
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final
@@ -20,11 +21,13 @@ SERVICES: Final = ("turnpike.usage.v1.UsageService", "turnpike.usage.v1.UsageIng
 REQUIREMENTS: Final[Mapping[str, Requirement]] = MappingProxyType(
     {
         "/turnpike.usage.v1.UsageService/GetUsage": Scope("usage"),
+        "/turnpike.usage.v1.UsageService/GetDailyUsage": Scope("usage"),
+        "/turnpike.usage.v1.UsageService/GetUsageRollups": Scope("usage"),
         "/turnpike.usage.v1.UsageIngestService/RecordUsage": Access.INTERNAL,
     }
 )
 OPEN_REQUIREMENTS: Final[Mapping[str, Requirement]] = MappingProxyType(
-    {**REQUIREMENTS, "/turnpike.usage.v1.UsageService/GetUsage": Access.PUBLIC}
+    {method: Access.PUBLIC if need == Scope("usage") else need for method, need in REQUIREMENTS.items()}
 )
 """Without USAGE_API_KEY: reading usage needs no credential, as the first seed says."""
 
@@ -48,15 +51,39 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
             days=request.days if request.HasField("days") else None,
         )
         summary = report.summary
-        generated_at = report.generated_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return usage_pb2.GetUsageResponse(
-            window=usage_pb2.Window(hours=report.hours, generated_at=generated_at),
+            window=usage_pb2.Window(hours=report.hours, generated_at=_iso(report.generated_at)),
             scope=report.scope,
             totals=_totals(summary.totals),
             top_models=[usage_pb2.ModelUsage(model=name, **_group(sums)) for name, sums in summary.models],
             top_paths=[usage_pb2.PathUsage(path=name, **_group(sums)) for name, sums in summary.paths],
             by_type=[usage_pb2.TypeUsage(type=name, **_group(sums)) for name, sums in summary.types],
             by_provider=[usage_pb2.ProviderUsage(provider=name, **_group(sums)) for name, sums in summary.providers],
+        )
+
+    async def GetDailyUsage(
+        self, request: usage_pb2.GetDailyUsageRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> usage_pb2.GetDailyUsageResponse:
+        """Sum up the last days for the caller."""
+        found = await self._core.daily(
+            current_call().principal, days=request.days if request.HasField("days") else None
+        )
+        return usage_pb2.GetDailyUsageResponse(
+            generated_at=_iso(found.generated_at),
+            timezone="UTC",
+            days=len(found.days),
+            daily=[_day(date, sums) for date, sums in found.days],
+            scope=found.scope,
+        )
+
+    async def GetUsageRollups(
+        self, request: usage_pb2.GetUsageRollupsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> usage_pb2.GetUsageRollupsResponse:
+        """Sum up the preset windows for the caller."""
+        found = await self._core.rollups(current_call().principal)
+        rollups = [usage_pb2.UsageRollup(window=name, totals=_totals(sums)) for name, sums in found.windows]
+        return usage_pb2.GetUsageRollupsResponse(
+            generated_at=_iso(found.generated_at), rollups=rollups, windows=rollups, scope=found.scope
         )
 
 
@@ -83,6 +110,27 @@ def to_event(message: ingest_pb2.UsageEvent) -> Event:
             message.temperature if message.HasField("temperature") else None,
             message.top_p if message.HasField("top_p") else None,
         )
+    )
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _day(day: date, sums: Sums) -> usage_pb2.DayUsage:
+    return usage_pb2.DayUsage(
+        date=day.isoformat(),
+        requests=sums.requests,
+        errors=sums.errors,
+        input_tokens=sums.input_tokens,
+        output_tokens=sums.output_tokens,
+        total_tokens=sums.total_tokens,
+        input_estimated_cost_usd=sums.input_cost_nanousd / 1e9,
+        output_estimated_cost_usd=sums.output_cost_nanousd / 1e9,
+        estimated_cost_usd=sums.cost_nanousd / 1e9,
+        ocr_pages=sums.ocr_pages,
+        ocr_estimated_cost_usd=sums.ocr_cost_nanousd / 1e9,
+        unpriced_requests=sums.unpriced_requests,
     )
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from common.errors import Unavailable
 from services.usage.events import Event, Outcome, milliseconds
-from services.usage.summaries import TOP, Group, OneUser, Summary, Sums, Whose
-
-GROUPS_AT_MOST = 100
-"""How many types and providers a summary lists; the gateway itself names them, so that there are a few."""
+from services.usage.summaries import GROUPS_AT_MOST, TOP, Group, OneUser, Summary, Sums, Whose
 
 
 class UsageStore(Protocol):
@@ -21,6 +19,12 @@ class UsageStore(Protocol):
 
     async def summarize(self, whose: Whose, *, since_ms: int, until_ms: int) -> Summary:
         """Sum up the events from ``since_ms`` until just before ``until_ms`` (since 1970); raises Unavailable."""
+
+    async def slices(self, whose: Whose, *, edges_ms: Sequence[int]) -> tuple[Sums, ...]:
+        """Sum up the events between each two of the edges, which ascend (ms since 1970); raises Unavailable."""
+
+    async def roll_up(self, *, now_ms: int) -> int:
+        """Do beforehand what makes reading quick; returns the number of hours redone. Raises Unavailable."""
 
 
 class NullUsageStore:
@@ -33,6 +37,14 @@ class NullUsageStore:
         """Return the empty summary."""
         return Summary()
 
+    async def slices(self, whose: Whose, *, edges_ms: Sequence[int]) -> tuple[Sums, ...]:
+        """Return empty sums."""
+        return (Sums(),) * (len(edges_ms) - 1)
+
+    async def roll_up(self, *, now_ms: int) -> int:
+        """Do nothing."""
+        return 0
+
 
 class FakeUsageStore:
     """Keeps events in memory, for tests; while ``away`` is True it raises Unavailable."""
@@ -40,6 +52,7 @@ class FakeUsageStore:
     def __init__(self) -> None:
         self.events: dict[bytes, Event] = {}
         self.batches: list[str] = []
+        self.rolled_up_at: list[int] = []
         self.away = False
 
     async def insert(self, events: Sequence[Event], *, batch_id: str) -> None:
@@ -55,10 +68,7 @@ class FakeUsageStore:
 
     async def summarize(self, whose: Whose, *, since_ms: int, until_ms: int) -> Summary:
         """Sum up what was kept."""
-        self._check()
-        chosen = [event for event in self.events.values() if since_ms <= milliseconds(event.event_id) < until_ms]
-        if isinstance(whose, OneUser):
-            chosen = [event for event in chosen if event.user_id == whose.user_id]
+        chosen = self._chosen(whose, since_ms=since_ms, until_ms=until_ms)
         return Summary(
             totals=_fold(chosen),
             models=_groups(chosen, "model")[:TOP],
@@ -66,6 +76,26 @@ class FakeUsageStore:
             types=_groups(chosen, "type")[:GROUPS_AT_MOST],
             providers=_groups(chosen, "provider")[:GROUPS_AT_MOST],
         )
+
+    async def slices(self, whose: Whose, *, edges_ms: Sequence[int]) -> tuple[Sums, ...]:
+        """Sum up what was kept."""
+        return tuple(
+            _fold(self._chosen(whose, since_ms=since_ms, until_ms=until_ms))
+            for since_ms, until_ms in itertools.pairwise(edges_ms)
+        )
+
+    async def roll_up(self, *, now_ms: int) -> int:
+        """Note the moment: there is nothing to do."""
+        self._check()
+        self.rolled_up_at.append(now_ms)
+        return 0
+
+    def _chosen(self, whose: Whose, *, since_ms: int, until_ms: int) -> list[Event]:
+        self._check()
+        chosen = [event for event in self.events.values() if since_ms <= milliseconds(event.event_id) < until_ms]
+        if isinstance(whose, OneUser):
+            chosen = [event for event in chosen if event.user_id == whose.user_id]
+        return chosen
 
     def _check(self) -> None:
         if self.away:

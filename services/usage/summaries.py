@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,10 @@ class Sums:
     timed_requests: int = 0
     latency_ms: int = 0
 
+    def __add__(self, other: Sums) -> Sums:
+        """Return the sums over both, which have no event in common."""
+        return Sums(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
     @property
     def cost_nanousd(self) -> int:
         """Return the cost of everything in nano-dollars."""
@@ -60,6 +64,8 @@ Group = tuple[str, Sums]
 
 TOP = 20
 """How many models and paths a summary lists."""
+GROUPS_AT_MOST = 100
+"""How many types and providers a summary lists; the gateway itself names them, so that there are a few."""
 
 
 @dataclass(frozen=True, slots=True)

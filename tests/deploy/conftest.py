@@ -9,12 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.config import REPOSITORY
+from deploy.local.config import INNER_PORTS, REPOSITORY
 
-_INNER = 5
-
-
-_OURS = ("TURNPIKE_", "OPENAI_", "API_AUTH_REQUIRED", "CLICKHOUSE_", "USAGE_", "PROXY_", "WORKER_", "OTEL_")
+_OURS = (
+    "TURNPIKE_",
+    "OPENAI_",
+    "MISTRAL_",
+    "CHROMA_",
+    "API_AUTH_REQUIRED",
+    "CLICKHOUSE_",
+    "USAGE_",
+    "PROXY_",
+    "WORKER_",
+    "OTEL_",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -42,14 +50,14 @@ def free_port() -> int:
 
 @pytest.fixture
 def free_base(free_port: int) -> int:
-    """Return the first of five ports in a row that nobody listens on, none of them ``free_port``."""
+    """Return the first of as many ports in a row that nobody listens on, none of them ``free_port``."""
     with ExitStack() as stack:
         while True:
             probe = stack.enter_context(socket.socket())
             probe.bind(("127.0.0.1", 0))
             base = int(probe.getsockname()[1]) + 1
-            wanted = range(base, base + _INNER)
-            if base + _INNER < 65536 and free_port not in wanted and all(map(_is_free, wanted)):
+            wanted = range(base, base + INNER_PORTS)
+            if base + INNER_PORTS < 65536 and free_port not in wanted and all(map(_is_free, wanted)):
                 return base
 
 

@@ -41,8 +41,9 @@ class TestPorts:
 
     def test_the_sandbox_port_may_be_taken_when_there_is_no_sandbox(self, free_port: int, free_base: int) -> None:
         with socket.create_server(("127.0.0.1", free_base + 4)):
+            url = "http://upstream.test"
             preflight.check_ports(
-                LocalSettings(port=free_port, port_base=free_base, openai_base_url="http://upstream.test")
+                LocalSettings(port=free_port, port_base=free_base, openai_base_url=url, mistral_base_url=url)
             )
 
     def test_one_port_for_two_is_refused(self, free_base: int) -> None:

@@ -13,6 +13,9 @@ from deploy.local.environment import child_environment
 from deploy.local.processes import Program, programs, supervisor_config
 
 
+SERVICES = ("auth", "chat", "chroma", "ocr", "usage")
+
+
 def read_back(children: list[Program], state: Path) -> dict[str, Any]:
     (state / "logs").mkdir(parents=True)
     config = state / "supervisord.conf"
@@ -27,20 +30,37 @@ def read_back(children: list[Program], state: Path) -> dict[str, Any]:
 
 
 def of(settings: LocalSettings) -> list[Program]:
-    return programs(settings, envoy=Path("/opt/envoy"), envoy_config=Path("/state/envoy.json"))
+    return programs(
+        settings,
+        envoy=Path("/opt/envoy"),
+        envoy_config=Path("/state/envoy.json"),
+        chroma=Path("/opt/chroma") if settings.uses_chroma_server else None,
+        state=Path("/state"),
+    )
 
 
 def test_children_with_the_sandbox(tmp_path: Path) -> None:
     read = read_back(of(LocalSettings()), tmp_path / "state")
-    assert set(read) == {"auth", "chat", "usage", "sandbox", "envoy", "welcome"}
+    assert set(read) == {*SERVICES, "sandbox", "chroma-server", "envoy", "welcome"}
     assert read["chat"][0].environment == {"TURNPIKE_SANDBOX_URL": "http://127.0.0.1:18084/v1"}
+    assert read["ocr"][0].environment == read["chat"][0].environment
     assert read["auth"][0].environment == {}
 
 
 def test_children_without_the_sandbox(tmp_path: Path) -> None:
-    read = read_back(of(LocalSettings(openai_base_url="https://upstream.test/v1")), tmp_path / "state")
-    assert set(read) == {"auth", "chat", "usage", "envoy", "welcome"}
+    url = "https://upstream.test/v1"
+    read = read_back(of(LocalSettings(openai_base_url=url, mistral_base_url=url)), tmp_path / "state")
+    assert set(read) == {*SERVICES, "chroma-server", "envoy", "welcome"}
     assert read["chat"][0].environment == {}
+
+
+def test_a_chroma_server_is_run_unless_one_is_named(tmp_path: Path) -> None:
+    here = read_back(of(LocalSettings()), tmp_path / "here")
+    assert here["chroma"][0].environment == {"CHROMA_BASE_URL": "http://127.0.0.1:18087"}
+    assert "--port 18087" in here["chroma-server"][0].command
+    elsewhere = read_back(of(LocalSettings(chroma_base_url="https://chroma.test")), tmp_path / "elsewhere")
+    assert "chroma-server" not in elsewhere
+    assert elsewhere["chroma"][0].environment == {}
 
 
 def test_a_child_starts_again_unless_its_settings_are_wrong(tmp_path: Path) -> None:
@@ -53,6 +73,7 @@ def test_chat_stops_before_the_services_it_needs_and_envoy_last(tmp_path: Path) 
     read = read_back(of(LocalSettings()), tmp_path / "state")
     priority = {name: priority for name, (_, priority) in read.items()}
     # Supervisor stops the highest priority first.
+    assert priority["chat"] == priority["ocr"]
     assert priority["welcome"] > priority["chat"] > priority["usage"] == priority["auth"] > priority["envoy"]
 
 

@@ -19,16 +19,16 @@ from typing import Any, Final
 import httpx
 import psutil
 
+from deploy.local.config import INNER_PORTS
 from deploy.local.jwt import platform_jwt
 
 REPOSITORY: Final = Path(__file__).parents[2]
 SERVICES: Final = ("auth", "chat", "usage")
-_INNER_PORTS: Final = 5
 _READY_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 30.0
 # What would lead a stack of the tests to somebody's real provider, database or collector.
 _FOREIGN: Final = re.compile(
-    r"^(TURNPIKE_|OPENAI_|OTEL_|CLICKHOUSE_|USAGE_|API_AUTH_|PROXY_API_|WORKER_API_|ANALYTICS_)"
+    r"^(TURNPIKE_|OPENAI_|MISTRAL_|CHROMA_|OTEL_|CLICKHOUSE_|USAGE_|API_AUTH_|PROXY_API_|WORKER_API_|ANALYTICS_)"
 )
 
 
@@ -167,7 +167,7 @@ def free_ports() -> tuple[int, int]:
             with ExitStack() as row, socket.create_server(("127.0.0.1", 0)) as first:
                 base = first.getsockname()[1]
                 try:
-                    for number in range(1, _INNER_PORTS):
+                    for number in range(1, INNER_PORTS):
                         row.enter_context(socket.create_server(("127.0.0.1", base + number)))
                 except (OSError, OverflowError):
                     continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta, timezone
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from common.principal import NOBODY, Kind, Principal
 from services.usage.core import UsageCore, visible_to
 from services.usage.keys import KEY_HOLDER
 from services.usage.store import FakeUsageStore
-from services.usage.summaries import Everyone, OneUser
+from services.usage.summaries import Everyone, OneUser, Sums
 from tests.services.usage.builders import HOUR_MS, NOW, NOW_MS, event, uuid7
 
 BATCH = "00000000-0000-4000-8000-0000000000AB"
@@ -100,6 +101,67 @@ async def test_a_window_out_of_range(core: UsageCore, hours: int | None, days: i
     with pytest.raises(InvalidRequest) as refused:
         await core.summarize(NOBODY, hours=hours, days=days)
     assert refused.value.param == param
+
+
+async def test_days_are_utc_days_and_none_is_left_out(store: FakeUsageStore) -> None:
+    tokyo = NOW.astimezone(timezone(timedelta(hours=9)))
+    core = UsageCore(store, clock=lambda: tokyo)
+    midnight = NOW_MS - 12 * HOUR_MS
+    at = [midnight - 2 * DAY_MS - 1, midnight - 2 * DAY_MS, midnight - 1, midnight, NOW_MS - 1, NOW_MS]
+    await core.record([event(at_ms=ms) for ms in at], batch_id=BATCH)
+    found = await core.daily(NOBODY, days=3)
+    assert (found.generated_at, found.scope) == (NOW, "all")
+    assert [(day.isoformat(), sums.requests) for day, sums in found.days] == [
+        ("2026-06-13", 1),
+        ("2026-06-14", 1),
+        ("2026-06-15", 2),
+    ]
+
+
+@pytest.mark.parametrize(("days", "count"), [(None, 7), (1, 1), (30, 30)])
+async def test_the_number_of_days(core: UsageCore, days: int | None, count: int) -> None:
+    found = (await core.daily(NOBODY, days=days)).days
+    assert [sums for _, sums in found] == [Sums()] * count
+    assert len({day for day, _ in found}) == count
+
+
+@pytest.mark.parametrize("days", [0, -1, 31])
+async def test_a_number_of_days_out_of_range(core: UsageCore, days: int) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        await core.daily(NOBODY, days=days)
+    assert refused.value.param == "days"
+
+
+async def test_a_day_that_has_just_begun(store: FakeUsageStore) -> None:
+    midnight = NOW.replace(hour=0)
+    core = UsageCore(store, clock=lambda: midnight)
+    found = (await core.daily(NOBODY, days=2)).days
+    assert [day.isoformat() for day, _ in found] == ["2026-06-14", "2026-06-15"]
+
+
+async def test_each_window_holds_the_shorter_ones(core: UsageCore) -> None:
+    minutes = [5, 10, 11, 60, 61, 6 * 60, 6 * 60 + 1, 24 * 60, 24 * 60 + 1, 7 * 24 * 60, 7 * 24 * 60 + 1]
+    await core.record([event(at_ms=NOW_MS - ago * 60_000) for ago in minutes], batch_id=BATCH)
+    found = await core.rollups(NOBODY)
+    assert (found.generated_at, found.scope) == (NOW, "all")
+    assert [(name, sums.requests) for name, sums in found.windows] == [
+        ("10m", 2),
+        ("1h", 4),
+        ("6h", 6),
+        ("24h", 8),
+        ("7d", 10),
+    ]
+
+
+async def test_days_and_windows_are_the_callers_own(core: UsageCore) -> None:
+    await core.record([event(user_id="bob"), event()], batch_id=BATCH)
+    bob = Principal(Kind.API_TOKEN, "bob")
+    daily, windows = await core.daily(bob, days=1), await core.rollups(bob)
+    assert (daily.scope, windows.scope) == ("user", "user")
+    assert daily.days[0][1].requests == windows.windows[-1][1].requests == 1
+    for refused in (core.daily(Principal(Kind.API_TOKEN), days=1), core.rollups(Principal(Kind.API_TOKEN))):
+        with pytest.raises(PermissionDenied):
+            await refused
 
 
 async def test_a_store_that_is_away_is_not_hidden(core: UsageCore, store: FakeUsageStore) -> None:

@@ -137,12 +137,75 @@ async def test_the_answer_in_json_has_numbers(start: Start, clickhouse: ClickHou
     }
 
 
+async def test_days_and_windows_in_json_have_numbers(start: Start, clickhouse: ClickHouseStore) -> None:
+    client = await start(store=clickhouse)
+    await client.record("alice", "bob")
+    answers = [
+        MessageToDict(answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+        for answer in (
+            await client.read.GetDailyUsage(usage_pb2.GetDailyUsageRequest(days=2)),
+            await client.read.GetUsageRollups(usage_pb2.GetUsageRollupsRequest()),
+        )
+    ]
+    used = {
+        "requests": 2.0,
+        "errors": 0.0,
+        "input_tokens": 30.0,
+        "output_tokens": 50.0,
+        "total_tokens": 80.0,
+        "input_estimated_cost_usd": 3e-06,
+        "output_estimated_cost_usd": 5.0,
+        "estimated_cost_usd": 5.000003,
+        "ocr_pages": 0.0,
+        "ocr_estimated_cost_usd": 0.0,
+        "unpriced_requests": 0.0,
+    }
+    daily, rollups = answers
+    assert daily == {
+        "generated_at": "2026-06-15T12:00:00.000Z",
+        "timezone": "UTC",
+        "days": 2,
+        "daily": [{"date": "2026-06-14", **dict.fromkeys(used, 0.0)}, {"date": "2026-06-15", **used}],
+        "scope": "all",
+    }
+    assert rollups["windows"] == rollups["rollups"]
+    assert rollups["generated_at"] == daily["generated_at"]
+    totals = {**used, "cached_tokens": 6.0, "reasoning_tokens": 10.0, "avg_latency_ms": 120.0}
+    assert rollups["rollups"] == [
+        {"window": "10m", "totals": dict.fromkeys(totals, 0.0)},
+        *({"window": window, "totals": totals} for window in ("1h", "6h", "24h", "7d")),
+    ]
+
+
+async def test_the_key_and_the_user_read_days_and_windows_as_well(start: Start) -> None:
+    client = await start(usage_key="the key")
+    await client.record("alice", "bob", "bob", "")
+    for header, scope, count in (
+        (("x-usage-key", "the key"), "all", 4),
+        (("authorization", "Bearer bob"), "user", 2),
+    ):
+        daily = await client.read.GetDailyUsage(usage_pb2.GetDailyUsageRequest(), metadata=(header,))
+        rollups = await client.read.GetUsageRollups(usage_pb2.GetUsageRollupsRequest(), metadata=(header,))
+        assert (daily.scope, daily.daily[-1].requests, len(daily.daily)) == (scope, count, 7)
+        assert (rollups.scope, rollups.rollups[-1].totals.requests) == (scope, count)
+    for credential, code, status in (
+        ("unknown", grpc.StatusCode.UNAUTHENTICATED, "401"),
+        ("chatter", grpc.StatusCode.PERMISSION_DENIED, "403"),
+    ):
+        metadata = (("authorization", f"Bearer {credential}"),)
+        daily_call = client.read.GetDailyUsage(usage_pb2.GetDailyUsageRequest(), metadata=metadata)
+        rollups_call = client.read.GetUsageRollups(usage_pb2.GetUsageRollupsRequest(), metadata=metadata)
+        assert await refusal(daily_call) == await refusal(rollups_call) == (code, status)
+
+
 async def test_without_a_key_everybody_reads_everything(start: Start) -> None:
     client = await start()
     await client.record("alice", "bob", "")
     for metadata in ((), (("authorization", "Bearer alice"),), (("authorization", "nonsense"),)):
         answer = await client.get(*metadata)
         assert (answer.scope, answer.totals.requests, answer.window.hours) == ("all", 3, 168)
+        rollups = await client.read.GetUsageRollups(usage_pb2.GetUsageRollupsRequest(), metadata=metadata)
+        assert (rollups.scope, rollups.rollups[-1].totals.requests) == ("all", 3)
 
 
 async def test_the_key_reads_everything_and_a_user_their_own(start: Start) -> None:
@@ -194,6 +257,8 @@ async def test_what_is_wrong_and_what_may_be_repeated(start: Start) -> None:
     store = FakeUsageStore()
     client = await start(store=store)
     assert await refusal(client.get(hours=0)) == (grpc.StatusCode.INVALID_ARGUMENT, "400")
+    too_many = client.read.GetDailyUsage(usage_pb2.GetDailyUsageRequest(days=31))
+    assert await refusal(too_many) == (grpc.StatusCode.INVALID_ARGUMENT, "400")
     empty = ingest_pb2.RecordUsageRequest(batch_id=BATCH)
     assert (await refusal(client.ingest.RecordUsage(empty, metadata=INTERNAL)))[0] is grpc.StatusCode.INVALID_ARGUMENT
     store.away = True

@@ -127,6 +127,19 @@ async def test_a_price_is_unknown_only_when_something_was_used(store: UsageStore
     assert (await summary(store)).totals.unpriced_requests == 2
 
 
+async def test_slices_lie_between_their_edges(store: UsageStore) -> None:
+    hour = NOW_MS - 5 * HOUR_MS
+    at = [hour - 1, hour, hour + 1, hour + HOUR_MS, NOW_MS - 1, NOW_MS]
+    await store.insert([event(at_ms=ms) for ms in at], batch_id=next(batch_ids()))
+    for _ in range(2):
+        edges = [hour, hour + 1, hour + 1, hour + HOUR_MS, hour + 2 * HOUR_MS, NOW_MS, NOW_MS]
+        found = await store.slices(Everyone(), edges_ms=edges)
+        assert [sums.requests for sums in found] == [1, 0, 1, 1, 1, 0]
+        assert (await store.slices(OneUser("bob"), edges_ms=edges)) == (Sums(),) * 6
+        assert sum(found, Sums()) == (await store.summarize(Everyone(), since_ms=hour, until_ms=NOW_MS)).totals
+        await store.roll_up(now_ms=NOW_MS)
+
+
 _COUNTS = st.integers(0, 2**32 - 1)
 _COSTS = st.integers(0, 2**50)
 _NAMES = st.sampled_from(["", "a", "b", "ü/%2F'"])

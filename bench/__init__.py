@@ -1,0 +1,1 @@
+"""Measures the gateway's speed as ratios inside one run: make bench."""

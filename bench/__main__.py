@@ -1,0 +1,93 @@
+"""Measures the gateway: python -m bench, or make bench. The exit status is 1 when a target was missed."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+from bench.children import ChildDied
+from bench.footprint import cpu, flat_memory
+from bench.load import LoadFailed
+from bench.plan import QUICK, Plan
+from bench.report import EXCLUDED, SHARED, Row, as_markdown, as_text, machine
+from bench.revocation import revocation, revocation_after_kill
+from bench.speed import added_latency, throughput
+from bench.stack import Stack, running_stack
+from bench.stored import stored
+from bench.streams import first_byte, many_streams
+from deploy.local.refused import Refused
+
+Measure = Callable[[Stack, Plan], Awaitable[list[Row]]]
+MEASURES: Final[Mapping[str, Measure]] = {
+    "throughput": throughput,
+    "latency": added_latency,
+    "first_byte": first_byte,
+    "streams": many_streams,
+    "cpu": cpu,
+    "memory": flat_memory,
+    "revocation": revocation,
+    "revocation_after_kill": revocation_after_kill,
+    "stored": stored,
+}
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=list(MEASURES), default=list(MEASURES), help="measure these only")
+    parser.add_argument("--rounds", type=int, help="interleaved rounds of each comparison (an odd number is best)")
+    parser.add_argument("--quick", action="store_true", help="a look in between: a third of the time, and noisier")
+    parser.add_argument("--markdown", action="store_true", help="print a table at the end")
+    return parser.parse_args(arguments)
+
+
+async def main(arguments: argparse.Namespace) -> int:
+    """Measure and report; returns 1 when a target was missed or the numbers mean nothing."""
+    plan = QUICK if arguments.quick else Plan()
+    if arguments.rounds:
+        plan = replace(plan, rounds=arguments.rounds)
+    # Cancelled rather than killed, so that the processes are stopped and the directory goes.
+    task = asyncio.ensure_future(_measure(plan, names=arguments.only))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    try:
+        rows = await task
+    except (LoadFailed, ChildDied, Refused) as error:
+        print(f"turnpike bench: {error}", file=sys.stderr)
+        return 1
+    if arguments.markdown:
+        print("\n" + as_markdown(rows))
+    return 1 if any(row.passed is False for row in rows) else 0
+
+
+async def _measure(plan: Plan, *, names: Sequence[str]) -> list[Row]:
+    begun = time.monotonic()
+    print(f"{machine()}\nexcluded: {EXCLUDED}\nshared: {SHARED}\n{plan}\n", flush=True)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="turnpike-bench-") as directory:
+        async with running_stack(Path(directory)) as stack:
+            for name in MEASURES:
+                if name not in names:
+                    continue
+                for row in await MEASURES[name](stack, plan):
+                    rows.append(row)
+                    print(as_text(row), flush=True)
+    print(f"\n{time.monotonic() - begun:.0f} s")
+    return rows
+
+
+if __name__ == "__main__":
+    with suppress(asyncio.CancelledError):
+        sys.exit(uvloop.run(main(parsed(sys.argv[1:]))))
+    sys.exit(130)

@@ -1,0 +1,36 @@
+"""How long each measurement takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run's sizes; ``rounds`` are interleaved, A B A B, so that a noisy minute hits both sides."""
+
+    rounds: int = 7
+    round_seconds: float = 4.0
+    """Of each side, at 32 connections."""
+    sequential_requests: int = 1_500
+    """Of each side and round, at one connection."""
+    waves: int = 10
+    """Waves of 10 streams, of each side and round."""
+    cost_requests: int = 10_000
+    memory_requests: int = 100_000
+    revocations: int = 100
+    kills: int = 20
+    """Revocations right after auth was killed."""
+
+
+QUICK = Plan(
+    rounds=3,
+    round_seconds=2.0,
+    sequential_requests=500,
+    waves=5,
+    cost_requests=5_000,
+    memory_requests=20_000,
+    revocations=20,
+    kills=3,
+)
+"""For a look in between: a third of the time, and noisier."""

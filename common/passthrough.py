@@ -1,0 +1,98 @@
+"""An upstream's answer on its way to the caller: passed on as it is, read only to account for it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from common.errors import UpstreamRefused, openai_body
+from common.metering import Account, Outcome
+from common.providers.provider import Answer, Upstream
+
+# Envoy's transcoder takes no message over 1 MiB, and a slow reader should hold up pieces rather than the whole.
+_PIECE_BYTES: Final = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class PassedAnswer:
+    """An answer's head, and its body in pieces; a failure that shows before the first piece can become a status."""
+
+    status: int
+    content_type: str
+    headers: Mapping[str, str]
+    pieces: AsyncIterator[bytes]
+
+
+async def whole(
+    answer: Answer, upstream: Upstream, account: Account, *, read: Callable[[bytes], None]
+) -> AsyncGenerator[bytes, None]:
+    """Yield the body of an answer that is no stream, and settle the account before its last piece.
+
+    ``read`` is called with the body of a success, to count what it reports; what it raises ends the request. An error
+    goes out in the upstream's own form, without secrets.
+    """
+    body = await answer.read()
+    account.first_byte()
+    error_code = ""
+    if answer.status >= 400:
+        body = error_body(answer.status, upstream.without_secrets(body))
+        error_code = "upstream_refused"
+    else:
+        read(body)
+    last = max(0, len(body) - 1) // _PIECE_BYTES * _PIECE_BYTES
+    for start in range(0, last, _PIECE_BYTES):
+        account.sent(_PIECE_BYTES)
+        yield body[start : start + _PIECE_BYTES]
+    account.sent(len(body) - last)
+    account.settle(Outcome.COMPLETED, status=answer.status, error_code=error_code)
+    yield body[last:] if last else body
+
+
+def error_body(status: int, body: bytes) -> bytes:
+    """Return the upstream's error as it is when it is a JSON object, and in OpenAI's envelope when it is not."""
+    try:
+        if isinstance(msgspec.json.decode(body), dict):
+            return body
+    except (ValueError, RecursionError):
+        pass
+    text = body[:500].decode("utf-8", "replace").strip()
+    message = f"The provider answered {status}" + (f": {text}" if text else ".")
+    return openai_body(UpstreamRefused(message, status=status))
+
+
+def raise_for_status(status: int, body: bytes, headers: Mapping[str, str]) -> None:
+    """Raise UpstreamRefused with what an error's body says, if ``status`` is an error.
+
+    Reads OpenAI's envelope, Mistral's flat object, and the list of ``detail`` that validation errors of both come in.
+    """
+    if status < 400:
+        return
+    details = _details(body)
+    message = details.get("message") or details.get("msg")
+    raise UpstreamRefused(
+        message if isinstance(message, str) else f"The provider answered {status}.",
+        status=status,
+        code=details.get("code") and str(details["code"]),
+        param=details.get("param") and str(details["param"]),
+        headers=headers,
+    )
+
+
+def _details(body: bytes) -> dict[str, Any]:
+    try:
+        answer = msgspec.json.decode(body)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(answer, dict):
+        return {}
+    if isinstance(answer.get("message"), dict):
+        answer = answer["message"]
+    found = answer.get("error") or answer.get("detail") or answer
+    if isinstance(found, list):
+        found = found[0] if found else {}
+        if isinstance(found, dict) and isinstance(found.get("loc"), list):
+            found = {"param": ".".join(map(str, found["loc"])), **found}
+    return found if isinstance(found, dict) else {"message": found}

@@ -1,0 +1,95 @@
+"""Runs the Chroma service."""
+
+from __future__ import annotations
+
+import uvloop
+from pydantic import SecretStr
+
+from common.auth_interceptor import AuthInterceptor
+from common.authenticator import Authenticator, RemoteAuthenticator
+from common.config import load
+from common.error_interceptor import ErrorInterceptor
+from common.http_client import HttpClient
+from common.logs import configure_logging
+from common.metering import Meter
+from common.outbox import DiskOutbox
+from common.server import Server, serve
+from common.shipper import Shipper
+from common.telemetry import Telemetry, TelemetryInterceptor, from_environment
+from services.chroma.config import ChromaSettings
+from services.chroma.core import Chroma
+from services.chroma.servicer import CREDENTIALS, REQUIREMENTS, SERVICES, ChromaHttpServicer, ChromaServicer
+from services.chroma.upstream import HttpUpstream, NullUpstream, Upstream
+from turnpike.chroma.v1.chroma_http_pb2_grpc import add_ChromaHttpServiceServicer_to_server
+from turnpike.chroma.v1.chroma_pb2_grpc import add_ChromaServiceServicer_to_server
+
+
+def upstream_of(settings: ChromaSettings, http: HttpClient) -> Upstream:
+    """Return the Chroma server that the settings name."""
+    if not settings.base_url:
+        return NullUpstream()
+    return HttpUpstream(http, base_url=settings.base_url, headers=settings.upstream_headers, secret=settings.api_key)
+
+
+def server_of(
+    chroma: Chroma,
+    *,
+    telemetry: Telemetry,
+    authenticator: Authenticator,
+    service_key: SecretStr,
+    max_concurrent_calls: int = 4096,
+) -> Server:
+    """Return the server with both faces of the service."""
+    return Server(
+        services=SERVICES,
+        registers=[
+            lambda server: add_ChromaServiceServicer_to_server(ChromaServicer(chroma), server),
+            lambda server: add_ChromaHttpServiceServicer_to_server(ChromaHttpServicer(chroma), server),
+        ],
+        interceptors=[
+            TelemetryInterceptor(telemetry),
+            ErrorInterceptor(),
+            AuthInterceptor(
+                authenticator,
+                requirements=REQUIREMENTS,
+                service_key=service_key,
+                credential_headers=CREDENTIALS,
+            ),
+        ],
+        requirements=REQUIREMENTS,
+        max_concurrent_calls=max_concurrent_calls,
+    )
+
+
+async def main(settings: ChromaSettings) -> None:
+    """Wire the service and run it until it is told to stop."""
+    telemetry = from_environment("chroma")
+    outbox = DiskOutbox(settings.state_dir / "outbox" / "chroma", max_bytes=settings.outbox_max_bytes)
+    telemetry.observe("outbox.depth", lambda: outbox.depth, unit="{event}")
+    authenticator = RemoteAuthenticator(settings.auth_address, service_key=settings.service_key)
+    shipper = Shipper(
+        outbox,
+        address=settings.usage_address,
+        service_key=settings.service_key,
+        interval_seconds=settings.outbox_interval_seconds,
+    )
+    async with shipper, authenticator, HttpClient(timers=settings.timers) as http:
+        server = server_of(
+            Chroma(
+                upstream_of(settings, http),
+                meter=Meter(outbox, service="chroma", telemetry=telemetry),
+                separator=settings.namespace_separator,
+            ),
+            telemetry=telemetry,
+            authenticator=authenticator,
+            service_key=settings.service_key,
+            max_concurrent_calls=settings.max_concurrent_calls,
+        )
+        await serve(server, name="chroma", listen=settings.listen, variable="TURNPIKE_CHROMA_LISTEN")
+    outbox.close()
+
+
+if __name__ == "__main__":
+    chroma_settings = load(ChromaSettings)
+    configure_logging(chroma_settings.log_level)
+    uvloop.run(main(chroma_settings))

@@ -1,0 +1,76 @@
+"""Runs the OCR service."""
+
+from __future__ import annotations
+
+import uvloop
+
+from common.auth_interceptor import AuthInterceptor
+from common.authenticator import RemoteAuthenticator
+from common.config import load
+from common.error_interceptor import ErrorInterceptor
+from common.http_client import HttpClient
+from common.logs import configure_logging
+from common.metering import Meter
+from common.outbox import DiskOutbox
+from common.providers.mistral import MistralProvider
+from common.providers.provider import NullProvider, OcrProvider
+from common.providers.router import Router
+from common.server import Server, serve
+from common.shipper import Shipper
+from common.telemetry import TelemetryInterceptor, from_environment
+from services.ocr.config import OcrSettings
+from services.ocr.core import Ocr
+from services.ocr.servicer import DESERIALIZERS, REQUIREMENTS, SERVICES, OcrHttpServicer, OcrServicer
+from turnpike.ocr.v1.ocr_http_pb2_grpc import add_OcrHttpServiceServicer_to_server
+from turnpike.ocr.v1.ocr_pb2_grpc import add_OcrServiceServicer_to_server
+
+
+def provider_of(settings: OcrSettings, http: HttpClient) -> OcrProvider:
+    """Return the provider that the settings name."""
+    if settings.upstream is None:
+        return NullProvider()
+    name, base_url = settings.upstream
+    return MistralProvider(http, base_url=base_url, api_key=settings.mistral_api_key, name=name)
+
+
+async def main(settings: OcrSettings) -> None:
+    """Wire the service and run it until it is told to stop."""
+    telemetry = from_environment("ocr")
+    outbox = DiskOutbox(settings.state_dir / "outbox" / "ocr", max_bytes=settings.outbox_max_bytes)
+    telemetry.observe("outbox.depth", lambda: outbox.depth, unit="{event}")
+    authenticator = RemoteAuthenticator(settings.auth_address, service_key=settings.service_key)
+    shipper = Shipper(
+        outbox,
+        address=settings.usage_address,
+        service_key=settings.service_key,
+        interval_seconds=settings.outbox_interval_seconds,
+    )
+    async with shipper, authenticator, HttpClient(timers=settings.timers) as http:
+        ocr = Ocr(
+            Router(provider_of(settings, http), telemetry=telemetry),
+            meter=Meter(outbox, service="ocr", telemetry=telemetry, prices=settings.prices),
+            default_model=settings.mistral_ocr_model,
+        )
+        server = Server(
+            services=SERVICES,
+            registers=[
+                lambda server: add_OcrServiceServicer_to_server(OcrServicer(ocr), server),
+                lambda server: add_OcrHttpServiceServicer_to_server(OcrHttpServicer(ocr), server),
+            ],
+            interceptors=[
+                TelemetryInterceptor(telemetry),
+                ErrorInterceptor(),
+                AuthInterceptor(authenticator, requirements=REQUIREMENTS, service_key=settings.service_key),
+            ],
+            requirements=REQUIREMENTS,
+            deserializers=DESERIALIZERS,
+            max_concurrent_calls=settings.max_concurrent_calls,
+        )
+        await serve(server, name="ocr", listen=settings.listen, variable="TURNPIKE_OCR_LISTEN")
+    outbox.close()
+
+
+if __name__ == "__main__":
+    ocr_settings = load(OcrSettings)
+    configure_logging(ocr_settings.log_level)
+    uvloop.run(main(ocr_settings))

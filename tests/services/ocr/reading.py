@@ -1,0 +1,151 @@
+"""Answers of a provider of OCR, and an OCR service around them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+from pydantic import SecretStr
+
+from common.auth_interceptor import AuthInterceptor
+from common.authenticator import FakeAuthenticator
+from common.call import Call
+from common.error_interceptor import ErrorInterceptor
+from common.metering import Meter
+from common.outbox import FakeOutbox
+from common.passthrough import PassedAnswer
+from common.principal import Kind, Principal
+from common.providers.provider import FakeAnswer, FakeProvider
+from common.providers.router import Router
+from common.server import Server
+from common.telemetry import Telemetry, TelemetryInterceptor
+from services.ocr.core import Ocr
+from services.ocr.servicer import DESERIALIZERS, REQUIREMENTS, SERVICES, OcrHttpServicer, OcrServicer
+from turnpike.ocr.v1.ocr_http_pb2_grpc import add_OcrHttpServiceServicer_to_server
+from turnpike.ocr.v1.ocr_pb2_grpc import add_OcrServiceServicer_to_server
+from turnpike.usage.v1.ingest_pb2 import Outcome, UsageEvent, UsageSource
+
+DEFAULT_MODEL: Final = "ocr-of-the-house"
+ASK: Final = b'{"model": "m", "document": {"type": "document_url", "document_url": "https://x.test/a.pdf"}}'
+OLGA: Final = Principal(Kind.API_TOKEN, user_id="olga", token_id="tok_1", scopes=frozenset({"ocr"}))
+CARL: Final = Principal(Kind.API_TOKEN, user_id="carl", token_id="tok_2", scopes=frozenset({"chat"}))
+SIZE: Final = {"dpi": 200, "height": 2200, "width": 1700}
+_ROOM: Final = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+
+
+def page(index: int = 0, **fields: Any) -> dict[str, Any]:
+    """Return one page of an answer."""
+    return {"index": index, "markdown": f"page {index}", "images": [], "dimensions": SIZE, **fields}
+
+
+def read(*, usage: Any = {"pages_processed": 3, "doc_size_bytes": 9}, pages: int = 3) -> FakeAnswer:  # noqa: B006
+    """Return an answer, spelled in a way that no encoder would choose."""
+    value = {"pages": [page(index) for index in range(pages)], "model": "m-1", "usage_info": usage, "x": 1.50}
+    return FakeAnswer([json.dumps(value, indent=3).encode()], headers={"x-ratelimit-limit": "5", "set-cookie": "a=b"})
+
+
+def a_call() -> Call:
+    """Make a call that came over HTTP."""
+    return Call(
+        rpc="/turnpike.ocr.v1.OcrHttpService/Process",
+        metadata={},
+        request_id="req-1",
+        method="POST",
+        path="/v1/ocr",
+        principal=OLGA,
+    )
+
+
+@dataclass(frozen=True)
+class Got:
+    """An answer as the caller got it."""
+
+    status: int
+    content_type: str
+    headers: Mapping[str, str]
+    pieces: list[bytes]
+
+    @property
+    def body(self) -> bytes:
+        """All pieces."""
+        return b"".join(self.pieces)
+
+
+class Trial:
+    """The OCR service around a provider that gives these answers."""
+
+    def __init__(self, *answers: FakeAnswer | BaseException) -> None:
+        self.provider = FakeProvider(*answers)
+        self.outbox = FakeOutbox()
+        telemetry = Telemetry("ocr")
+        self.ocr = Ocr(
+            Router(self.provider, telemetry=telemetry),
+            meter=Meter(self.outbox, service="ocr", telemetry=telemetry),
+            default_model=DEFAULT_MODEL,
+        )
+
+    async def ask(self, body: bytes | memoryview = ASK) -> Got:
+        """Ask, and read the whole answer."""
+        async with self.ocr.answer(body, call=a_call()) as answer:
+            return await got(answer)
+
+    @property
+    def asked(self) -> bytes:
+        """The body that the provider got."""
+        ((body, _),) = self.provider.asked
+        return body
+
+    @property
+    def event(self) -> UsageEvent:
+        """The one event."""
+        (only,) = self.outbox.events
+        return only
+
+    @property
+    def outcome(self) -> tuple[str, int, str]:
+        """How the one event says that the request ended."""
+        only = self.event
+        return Outcome.Name(only.outcome).removeprefix("OUTCOME_"), only.status, only.error_code
+
+    @property
+    def pages(self) -> tuple[str, int]:
+        """How many pages the one event counts, and by whose word."""
+        return UsageSource.Name(self.event.usage_source).removeprefix("USAGE_SOURCE_"), self.event.ocr_pages
+
+
+async def got(answer: PassedAnswer) -> Got:
+    """Read the whole answer."""
+    pieces = [piece async for piece in answer.pieces]
+    return Got(answer.status, answer.content_type, answer.headers, pieces)
+
+
+@contextlib.asynccontextmanager
+async def served(trial: Trial) -> AsyncIterator[grpc.aio.Channel]:
+    """Serve the trial through a real gRPC server in this process, and give a channel to it."""
+    authenticator = FakeAuthenticator({"tp_olga": OLGA, "tp_carl": CARL})
+    server = Server(
+        services=SERVICES,
+        registers=[
+            lambda server: add_OcrServiceServicer_to_server(OcrServicer(trial.ocr), server),
+            lambda server: add_OcrHttpServiceServicer_to_server(OcrHttpServicer(trial.ocr), server),
+        ],
+        interceptors=[
+            TelemetryInterceptor(Telemetry("ocr")),
+            ErrorInterceptor(),
+            AuthInterceptor(authenticator, requirements=REQUIREMENTS, service_key=SecretStr("k" * 16)),
+        ],
+        requirements=REQUIREMENTS,
+        deserializers=DESERIALIZERS,
+    )
+    port = await server.start("127.0.0.1:0")
+    try:
+        async with grpc.aio.insecure_channel(
+            f"127.0.0.1:{port}", options=(*_ROOM, ("grpc.use_local_subchannel_pool", 1))
+        ) as channel:
+            yield channel
+    finally:
+        await server.stop(grace_seconds=0)
