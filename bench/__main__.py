@@ -19,6 +19,7 @@ import uvloop
 from bench.children import ChildDied
 from bench.footprint import cpu, flat_memory
 from bench.load import LoadFailed
+from bench.passed_through import chroma, ocr
 from bench.plan import QUICK, Plan
 from bench.report import EXCLUDED, SHARED, Row, as_markdown, as_text, machine
 from bench.revocation import revocation, revocation_after_kill
@@ -26,6 +27,7 @@ from bench.speed import added_latency, throughput
 from bench.stack import Stack, running_stack
 from bench.stored import stored
 from bench.streams import first_byte, many_streams
+from bench.usage import usage
 from deploy.local.refused import Refused
 
 Measure = Callable[[Stack, Plan], Awaitable[list[Row]]]
@@ -38,7 +40,10 @@ MEASURES: Final[Mapping[str, Measure]] = {
     "memory": flat_memory,
     "revocation": revocation,
     "revocation_after_kill": revocation_after_kill,
+    "ocr": ocr,
+    "chroma": chroma,
     "stored": stored,
+    "usage": usage,
 }
 
 

@@ -18,11 +18,11 @@ from bench.children import ChildDied, Children
 from bench.load import Found, Load, run
 from bench.messages import QUESTION
 from deploy.local.config import HOST, REPOSITORY, Ports
-from deploy.local.environment import child_environment
+from deploy.local.environment import child_environment, chroma_url
 from deploy.local.envoy import write_envoy
 from deploy.local.health import grpc_serving, http_ok, unfinished
 from deploy.local.jwt import platform_jwt
-from deploy.local.preflight import envoy_binary
+from deploy.local.preflight import chroma_binary, envoy_binary
 
 SERVICES = ("envoy", "auth", "chat", "usage")
 """The processes of the gateway."""
@@ -61,11 +61,12 @@ class Stack:
     async def wait_until_healthy(self) -> None:
         """Return when everything serves; raises ChildDied when something does not within a minute."""
         async with httpx.AsyncClient(trust_env=False) as client:
-            waits = {name: grpc_serving(getattr(self.ports, name)) for name in ("auth", "chat", "usage")}
-            missing = await unfinished(
-                {**waits, "envoy": http_ok(client, f"http://{HOST}:{self.ports.admin}/ready")},
-                seconds=_HEALTHY_SECONDS,
-            )
+            waits = {name: grpc_serving(port) for name, port in self.ports.services.items()}
+            others = {
+                "envoy": http_ok(client, f"http://{HOST}:{self.ports.admin}/ready"),
+                "chroma-server": http_ok(client, f"{chroma_url(self.ports)}/api/v2/heartbeat"),
+            }
+            missing = await unfinished({**waits, **others}, seconds=_HEALTHY_SECONDS)
         self.children.check()
         if missing:
             raise ChildDied(f"not healthy after {_HEALTHY_SECONDS:.0f} s: {', '.join(missing)}")
@@ -104,9 +105,11 @@ async def running_stack(directory: Path) -> AsyncIterator[Stack]:
         python = [sys.executable, "-m"]
         children.start("upstream", [*python, "bench.upstream", str(ports.sandbox)])
         children.start("bare", [*python, "bench.bare", str(bare_grpc_port)])
-        for name in ("auth", "usage", "chat"):
+        flags = ["run", "--host", HOST, "--port", str(ports.chroma_server), "--path", str(directory / "chroma")]
+        children.start("chroma-server", [str(chroma_binary()), *flags])
+        for name in ports.services:
             children.start(name, [*python, f"services.{name}"])
-        backends = {"auth": ports.auth, "chat": ports.chat, "usage": ports.usage}
+        backends = ports.services
         children.start("envoy", _envoy(directory / "envoy", port=ports.envoy, admin=ports.admin, backends=backends))
         bare = {**backends, "chat": bare_grpc_port}
         command = _envoy(directory / "envoy-bare", port=bare_port, admin=bare_admin_port, backends=bare)
@@ -123,8 +126,9 @@ def _environment(ports: Ports, *, state: Path, secret: str) -> Mapping[str, str]
     known = child_environment(
         user, ports=ports, state=state, service_key=secrets.token_hex(32), jwt_secret=secret, repository=REPOSITORY
     )
-    upstream = {"OPENAI_BASE_URL": f"http://{HOST}:{ports.sandbox}/v1", "OPENAI_API_KEY": "sk-bench"}
-    return {**known, **upstream, "API_AUTH_REQUIRED": "1"}
+    url = f"http://{HOST}:{ports.sandbox}/v1"
+    upstream = {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "sk-bench", "MISTRAL_BASE_URL": url}
+    return {**known, **upstream, "CHROMA_BASE_URL": chroma_url(ports), "API_AUTH_REQUIRED": "1"}
 
 
 def _envoy(target: Path, *, port: int, admin: int, backends: Mapping[str, int]) -> list[str]:
@@ -142,7 +146,7 @@ def _envoy(target: Path, *, port: int, admin: int, backends: Mapping[str, int]) 
 
 def _free_ports() -> tuple[Ports, int, int, int]:
     """Return ports that nobody listens on now; the upstream gets the sandbox's."""
-    sockets = [socket.socket() for _ in range(9)]
+    sockets = [socket.socket() for _ in range(12)]
     try:
         for each in sockets:
             each.bind((HOST, 0))
@@ -150,8 +154,9 @@ def _free_ports() -> tuple[Ports, int, int, int]:
     finally:
         for each in sockets:
             each.close()
-    envoy, admin, auth, chat, usage, upstream, *bare = numbers
-    ports = Ports(envoy=envoy, admin=admin, auth=auth, chat=chat, usage=usage, sandbox=upstream)
+    envoy, admin, auth, chat, usage, upstream, chroma, ocr, chroma_server, *bare = numbers
+    services = {"auth": auth, "chat": chat, "usage": usage, "chroma": chroma, "ocr": ocr}
+    ports = Ports(envoy=envoy, admin=admin, sandbox=upstream, chroma_server=chroma_server, **services)
     return ports, bare[0], bare[1], bare[2]
 
 

@@ -1,4 +1,4 @@
-"""HTTP to providers: one shared session, four timers, and errors in the gateway's own terms.
+"""HTTP to providers: pooled connections, four timers, and errors in the gateway's own terms.
 
 No retries and no redirects here: the router is the only one who repeats a request.
 """
@@ -7,27 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from dataclasses import dataclass
+import re
+import ssl
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, TypeAlias
-
-import aiohttp
+from urllib.parse import urlsplit
 
 from common.errors import UpstreamFailed, UpstreamTimeout
+from common.http_connection import BrokenConnection, Connection
 from common.sse import KEEP_ALIVE, EventSplitter
 
 Body: TypeAlias = bytes | tuple[bytes | memoryview, ...]
 """A request's body, whole or in pieces; a large one in pieces is sent without ever being put together."""
 
-_SLICE: Final = 256 * 1024
-_LARGE_BODY: Final = 1024 * 1024
 _MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
-_DEFAULT_HEADERS: Final = {
-    # Identity, because what is not decompressed need not be compressed again, and events must not wait in a codec.
-    "accept-encoding": "identity",
-    "user-agent": "turnpike/0.1",
-}
+_IDLE_SECONDS: Final = 30.0
+_IDLE_CONNECTIONS: Final = 1024
+_KNOWN_URLS: Final = 256
+_LINE_BREAK: Final = re.compile(r"[\r\n\0]")
+# Identity, because what is not decompressed need not be compressed again, and events must not wait in a codec.
+_DEFAULT_HEADERS: Final = "accept: */*\r\naccept-encoding: identity\r\nuser-agent: turnpike/0.1\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +49,16 @@ class UnreachableError(UpstreamFailed):
 class HttpAnswer:
     """A provider's answer whose head has arrived and whose body is still on its way."""
 
-    def __init__(self, response: aiohttp.ClientResponse, *, timers: Timers, deadline: float) -> None:
-        self._response = response
+    def __init__(self, connection: Connection, *, origin: _Origin, timers: Timers, deadline: float) -> None:
+        self._connection = connection
+        self._origin = origin
         self._timers = timers
         self._deadline = deadline
         self._loop = asyncio.get_running_loop()
-        self.status = response.status
-        self.headers: Mapping[str, str] = response.headers
-        self.content_type = response.headers.get("content-type", "application/octet-stream")
+        self._closed = False
+        self.status = connection.status
+        self.headers: Mapping[str, str] = connection.headers
+        self.content_type = connection.headers.get("content-type", "application/octet-stream")
 
     @property
     def is_event_stream(self) -> bool:
@@ -100,49 +103,85 @@ class HttpAnswer:
 
     async def finish(self, *, timeout_seconds: float = 0.25) -> None:
         """Wait for the end of a body whose content is complete, so that the connection can serve again."""
-        with contextlib.suppress(TimeoutError, aiohttp.ClientError, ConnectionError):
-            async with asyncio.timeout(timeout_seconds):
-                while await self._response.content.readany():
-                    pass
+        with contextlib.suppress(TimeoutError, BrokenConnection):
+            until = self._loop.time() + timeout_seconds
+            while await self._connection.read(until=until):
+                pass
 
     async def close(self) -> None:
         """Let go of the connection; one whose body was not read to its end is closed, so that the provider stops."""
-        self._response.close()
+        if not self._closed:
+            self._closed = True
+            self._origin.give_back(self._connection, now=self._loop.time())
 
     async def _next(self, timeout_seconds: float) -> bytes:
-        limit = min(self._loop.time() + timeout_seconds, self._deadline)
         try:
-            async with asyncio.timeout_at(limit):
-                return await self._response.content.readany()
+            return await self._connection.read(until=min(self._loop.time() + timeout_seconds, self._deadline))
         except TimeoutError:
             raise UpstreamTimeout("The provider stopped sending.", code="upstream_timeout") from None
-        except (aiohttp.ClientError, ConnectionError):
+        except BrokenConnection:
             raise UpstreamFailed("The provider broke off its answer.", code="upstream_cut") from None
 
 
+@dataclass(slots=True)
+class _Origin:
+    """A scheme, host and port, and the idle connections to it, the one used last on top."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None
+    idle: list[Connection] = field(default_factory=list)
+
+    def take(self, *, now: float) -> Connection | None:
+        """Return a connection that still stands, None when there is none."""
+        while self.idle:
+            connection = self.idle.pop()
+            if connection.open and now - connection.idle_since < _IDLE_SECONDS:
+                return connection
+            connection.close()
+        return None
+
+    def give_back(self, connection: Connection, *, now: float) -> None:
+        """Keep a connection whose exchange is over, and close any other."""
+        if connection.finished and len(self.idle) < _IDLE_CONNECTIONS:
+            connection.idle_since = now
+            self.idle.append(connection)
+        else:
+            connection.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    origin: _Origin
+    start: str
+    """The request line after its method, and the headers that are always sent."""
+
+
 class HttpClient:
-    """One session with every provider; an async context manager. ``timers`` hold for each request."""
+    """Connections to every provider; an async context manager. ``timers`` hold for each request."""
 
     def __init__(self, *, timers: Timers) -> None:
         self._timers = timers
-        self._session: aiohttp.ClientSession | None = None
+        self._origins: dict[tuple[str, str, int], _Origin] = {}
+        self._targets: dict[str, _Target] = {}
+        self._tls: ssl.SSLContext | None = None
+        self._entered = False
 
     async def __aenter__(self) -> HttpClient:
-        """Open the session."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timers.connect_timeout_seconds),
-            headers=_DEFAULT_HEADERS,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        """Return the client; it connects when asked to."""
+        self._entered = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the session and its connections."""
-        if self._session is not None:
-            await self._session.close()
+        """Close the idle connections."""
+        self._entered = False
+        for origin in self._origins.values():
+            while origin.idle:
+                origin.idle.pop().close()
+        # Transports close in the loop's next round.
+        await asyncio.sleep(0)
 
     async def post(self, url: str, *, body: Body, headers: Mapping[str, str]) -> HttpAnswer:
         """Send a request and return when the answer's head is there; the caller closes the answer.
@@ -153,36 +192,64 @@ class HttpClient:
 
     async def request(self, method: str, url: str, *, body: Body = b"", headers: Mapping[str, str]) -> HttpAnswer:
         """Send a request of any method, without a body when ``body`` is empty; else the same as ``post``."""
-        if self._session is None:
+        if not self._entered:
             raise RuntimeError("the client is used outside of its context")
-        now = asyncio.get_running_loop().time()
+        target = self._targets.get(url) or self._new_target(url)
+        loop = asyncio.get_running_loop()
+        now = loop.time()
         deadline = now + self._timers.total_timeout_seconds
-        data, more = _sendable((body,) if isinstance(body, bytes) else body)
+        pieces = (body,) if isinstance(body, bytes) else body
+        head = _head(method, target.start, headers=headers, size=sum(map(len, pieces)))
+        connection = target.origin.take(now=now) or await self._connect(target.origin)
         try:
-            async with asyncio.timeout_at(min(now + self._timers.first_byte_timeout_seconds, deadline)):
-                response = await self._session.request(
-                    method, url, data=data or None, headers={**headers, **more}, allow_redirects=False
-                )
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-            raise UnreachableError("The provider cannot be reached.", code="upstream_unreachable") from None
+            await connection.send(head, pieces, bodyless=method == "HEAD")
+            await connection.head(until=min(loop.time() + self._timers.first_byte_timeout_seconds, deadline))
         except TimeoutError:
+            connection.close()
             raise UpstreamTimeout("The provider did not answer in time.", code="upstream_timeout") from None
-        except (aiohttp.ClientError, ConnectionError):
+        except BrokenConnection:
+            connection.close()
             raise UpstreamFailed("The provider closed the connection.", code="upstream_failed") from None
-        return HttpAnswer(response, timers=self._timers, deadline=deadline)
+        except BaseException:
+            # The caller has gone, and the provider must see it.
+            connection.close()
+            raise
+        return HttpAnswer(connection, origin=target.origin, timers=self._timers, deadline=deadline)
+
+    async def _connect(self, origin: _Origin) -> Connection:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._timers.connect_timeout_seconds):
+                _, connection = await loop.create_connection(Connection, origin.host, origin.port, ssl=origin.tls)
+        except (TimeoutError, OSError):
+            raise UnreachableError("The provider cannot be reached.", code="upstream_unreachable") from None
+        return connection
+
+    def _new_target(self, url: str) -> _Target:
+        parts = urlsplit(url)
+        host, secure = parts.hostname or "", parts.scheme == "https"
+        port = parts.port or (443 if secure else 80)
+        key = (parts.scheme, host, port)
+        if key not in self._origins:
+            if secure and self._tls is None:
+                self._tls = ssl.create_default_context()
+            self._origins[key] = _Origin(host, port, self._tls if secure else None)
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        authority = parts.netloc.rpartition("@")[2]
+        target = _Target(self._origins[key], f" {path} HTTP/1.1\r\nhost: {authority}\r\n{_DEFAULT_HEADERS}")
+        if _LINE_BREAK.search(path + authority) or " " in path:
+            raise ValueError("a URL with a space or a line break")
+        # Paths may hold ids, and the table must not grow with them.
+        if len(self._targets) < _KNOWN_URLS:
+            self._targets[url] = target
+        return target
 
 
-def _sendable(pieces: tuple[bytes | memoryview, ...]) -> tuple[bytes | AsyncIterator[memoryview], dict[str, str]]:
-    """Return what aiohttp sends, and the headers that it cannot work out."""
-    size = sum(map(len, pieces))
-    if size <= _LARGE_BODY:
-        return b"".join(pieces), {}
-    return _slices(pieces), {"content-length": str(size)}
-
-
-async def _slices(pieces: tuple[bytes | memoryview, ...]) -> AsyncIterator[memoryview]:
-    # In slices, because one write of many megabytes would hold up every other request of the process.
-    for piece in pieces:
-        view = memoryview(piece)
-        for start in range(0, len(view), _SLICE):
-            yield view[start : start + _SLICE]
+def _head(method: str, start: str, *, headers: Mapping[str, str], size: int) -> bytes:
+    lines = [f"{name}: {value}" for name, value in headers.items()]
+    if size or method in ("POST", "PUT", "PATCH"):
+        lines.append(f"content-length: {size}")
+    for line in lines:
+        if _LINE_BREAK.search(line):
+            raise ValueError("a header with a line break")
+    return (method + start + "\r\n".join(lines) + "\r\n\r\n").encode("latin-1")

@@ -26,6 +26,9 @@ function envoy_on_request(handle)
   headers:remove("x-envoy-original-method")
   local metadata = handle:streamInfo():dynamicMetadata()
   metadata:set("turnpike", "request_id", id)
+  if headers:get(":method") == "HEAD" then
+    metadata:set("turnpike", "head", "1")
+  end
   if is_grpc(headers:get("content-type")) then
     metadata:set("turnpike", "grpc", "1")
   end
@@ -60,6 +63,10 @@ function envoy_on_response(handle)
     local body = handle:body(true)
     body:setBytes("")
     handle:headers():remove("content-length")
+  elseif error_body ~= nil and metadata ~= nil and metadata["head"] ~= nil then
+    -- A body would go out all the same, and be read as the next answer on the connection.
+    headers:replace("content-type", "application/json")
+    headers:remove("content-length")
   elseif error_body ~= nil then
     headers:replace("content-type", "application/json")
     local body = handle:body(true)

@@ -9,7 +9,7 @@ from typing import Final
 from google.api.httpbody_pb2 import HttpBody
 
 from common.call import Context, current_call
-from common.http_body import head, http_bodies
+from common.http_body import http_bodies, send_head
 from common.passthrough import raise_for_status
 from common.principal import Requirement, Scope
 from services.chat import typed
@@ -57,7 +57,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         async with self._chat.answer(typed.request_body(request.chat, stream=False), call=call) as answer:
             body = b"".join([piece async for piece in answer.pieces])
             raise_for_status(answer.status, body, answer.headers)
-            await context.send_initial_metadata(head(answer, call))
+            await send_head(answer, call, context)
             return typed.completion(body)
 
     async def StreamChat(
@@ -69,7 +69,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
             if answer.status >= 400:
                 body = b"".join([piece async for piece in answer.pieces])
                 raise_for_status(answer.status, body, answer.headers)
-            await context.send_initial_metadata(head(answer, call))
+            await send_head(answer, call, context)
             async for piece in answer.pieces:
                 message = typed.stream_message(piece)
                 if message is not None:

@@ -56,7 +56,7 @@ class HttpUpstream:
     ) -> None:
         self._http = http
         self._base_url = base_url
-        self._headers = {"accept": "application/json", **headers}
+        self._headers = headers
         self._secret = secret.get_secret_value().encode() if secret else b""
 
     async def request(self, method: str, path: str, *, query: Query = (), body: bytes = b"") -> UpstreamAnswer:

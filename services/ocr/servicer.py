@@ -9,7 +9,7 @@ from typing import Final
 from google.api.httpbody_pb2 import HttpBody
 
 from common.call import Context, current_call
-from common.http_body import BodyView, body_view, head, http_bodies
+from common.http_body import BodyView, body_view, http_bodies, send_head
 from common.passthrough import raise_for_status
 from common.principal import Requirement, Scope
 from common.server import Deserializer
@@ -56,5 +56,5 @@ class OcrServicer(ocr_pb2_grpc.OcrServiceServicer):
         async with self._ocr.answer(typed.request_body(request), call=call) as answer:
             body = b"".join([piece async for piece in answer.pieces])
             raise_for_status(answer.status, body, answer.headers)
-            await context.send_initial_metadata(head(answer, call))
+            await send_head(answer, call, context)
             return typed.response(body)

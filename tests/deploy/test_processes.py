@@ -12,7 +12,6 @@ from deploy.local.config import LocalSettings
 from deploy.local.environment import child_environment
 from deploy.local.processes import Program, programs, supervisor_config
 
-
 SERVICES = ("auth", "chat", "chroma", "ocr", "usage")
 
 

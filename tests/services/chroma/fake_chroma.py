@@ -34,7 +34,7 @@ async def fake_server(answer: Handler) -> AsyncIterator[tuple[str, list[Received
         received.append(Received(request.method, request.raw_path, headers, await request.content.read()))
         return await answer(request)
 
-    runner = web.ServerRunner(web.Server(handle), handle_signals=False, shutdown_timeout=0)
+    runner = web.ServerRunner(web.Server(handle), handle_signals=False, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
