@@ -158,13 +158,16 @@ class _Target:
 
 
 class HttpClient:
-    """Connections to every provider; an async context manager. ``timers`` hold for each request."""
+    """Connections to every provider; an async context manager. ``timers`` hold for each request.
 
-    def __init__(self, *, timers: Timers) -> None:
+    ``tls`` says whom https trusts; the system's authorities when None.
+    """
+
+    def __init__(self, *, timers: Timers, tls: ssl.SSLContext | None = None) -> None:
         self._timers = timers
         self._origins: dict[tuple[str, str, int], _Origin] = {}
         self._targets: dict[str, _Target] = {}
-        self._tls: ssl.SSLContext | None = None
+        self._tls = tls
         self._entered = False
 
     async def __aenter__(self) -> HttpClient:
