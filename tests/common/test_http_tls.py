@@ -6,7 +6,7 @@ import asyncio
 import ipaddress
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -51,6 +51,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def provider(certificate: Path) -> AsyncIterator[tuple[str, list[int]]]:
     """Answer every request over TLS; yields the URL, and a number for each connection that was made."""
     connections: list[int] = []
+    serving: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connections.append(len(connections))
@@ -62,12 +63,19 @@ async def provider(certificate: Path) -> AsyncIterator[tuple[str, list[int]]]:
             pass
         finally:
             writer.close()
+            with suppress(ConnectionError, ssl.SSLError):
+                await writer.wait_closed()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.get_running_loop().create_task(serve(reader, writer)))
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=context)
     async with server:
         yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", connections
+    if serving:
+        await asyncio.wait(serving, timeout=10)
 
 
 async def test_a_trusted_provider_is_asked_over_one_connection(certificate: Path) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -65,6 +65,8 @@ async def streaming(stack: Stack, *, extra: bytes = b"", receive_buffer: int | N
         yield Client(reader, writer)
     finally:
         writer.transport.abort()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 Serve = Callable[[Exchange], Awaitable[None]]

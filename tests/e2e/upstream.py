@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 HEAD = (
@@ -52,6 +52,7 @@ class Upstream:
     serve: Callable[[Exchange], Awaitable[None]]
     port: int = 0
     failures: list[BaseException] = field(default_factory=list)
+    _serving: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def url(self) -> str:
@@ -61,13 +62,18 @@ class Upstream:
     @asynccontextmanager
     async def listening(self, port: int) -> AsyncIterator[Upstream]:
         """Listen while the context is open."""
-        server = await asyncio.start_server(self._connected, "127.0.0.1", port)
+        server = await asyncio.start_server(self._accept, "127.0.0.1", port)
         try:
             yield self
         finally:
             server.close()
-            await server.wait_closed()
+            # Until 3.12 a server does not wait for its connections, and one that is still closing is a warning.
+            if self._serving:
+                await asyncio.wait(self._serving, timeout=10)
         assert not self.failures, self.failures
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._serving.add(asyncio.get_running_loop().create_task(self._connected(reader, writer)))
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -80,3 +86,5 @@ class Upstream:
             self.failures.append(error)
         finally:
             writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
