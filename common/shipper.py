@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import grpc
@@ -15,6 +15,8 @@ from pydantic import SecretStr
 from common.auth_interceptor import SERVICE_KEY_HEADER
 from common.errors import Unavailable
 from common.outbox import DiskOutbox
+from common.telemetry import Telemetry
+from common.upstream_config import MeteredSettings
 from turnpike.usage.v1 import ingest_pb2, ingest_pb2_grpc
 
 _log = structlog.get_logger(__name__)
@@ -116,3 +118,22 @@ class Shipper:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), delay)
             delay = min(delay * 2, _RETRY_AT_MOST_SECONDS)
+
+
+@contextlib.asynccontextmanager
+async def shipped_outbox(settings: MeteredSettings, *, service: str, telemetry: Telemetry) -> AsyncIterator[DiskOutbox]:
+    """Open a service's outbox and ship what is in it while the context is open; its depth is exported as a gauge.
+
+    Raises RuntimeError when another process has the outbox.
+    """
+    outbox = DiskOutbox(settings.state_dir / "outbox" / service, max_bytes=settings.outbox_max_bytes)
+    telemetry.observe("outbox.depth", lambda: outbox.depth, unit="{event}")
+    shipper = Shipper(
+        outbox,
+        address=settings.usage_address,
+        service_key=settings.service_key,
+        interval_seconds=settings.outbox_interval_seconds,
+    )
+    async with shipper:
+        yield outbox
+    outbox.close()

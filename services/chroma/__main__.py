@@ -12,9 +12,8 @@ from common.error_interceptor import ErrorInterceptor
 from common.http_client import HttpClient
 from common.logs import configure_logging
 from common.metering import Meter
-from common.outbox import DiskOutbox
 from common.server import Server, serve
-from common.shipper import Shipper
+from common.shipper import shipped_outbox
 from common.telemetry import Telemetry, TelemetryInterceptor, from_environment
 from services.chroma.config import ChromaSettings
 from services.chroma.core import Chroma
@@ -64,16 +63,12 @@ def server_of(
 async def main(settings: ChromaSettings) -> None:
     """Wire the service and run it until it is told to stop."""
     telemetry = from_environment("chroma")
-    outbox = DiskOutbox(settings.state_dir / "outbox" / "chroma", max_bytes=settings.outbox_max_bytes)
-    telemetry.observe("outbox.depth", lambda: outbox.depth, unit="{event}")
     authenticator = RemoteAuthenticator(settings.auth_address, service_key=settings.service_key)
-    shipper = Shipper(
-        outbox,
-        address=settings.usage_address,
-        service_key=settings.service_key,
-        interval_seconds=settings.outbox_interval_seconds,
-    )
-    async with shipper, authenticator, HttpClient(timers=settings.timers) as http:
+    async with (
+        shipped_outbox(settings, service="chroma", telemetry=telemetry) as outbox,
+        authenticator,
+        HttpClient(timers=settings.timers) as http,
+    ):
         server = server_of(
             Chroma(
                 upstream_of(settings, http),
@@ -86,7 +81,6 @@ async def main(settings: ChromaSettings) -> None:
             max_concurrent_calls=settings.max_concurrent_calls,
         )
         await serve(server, name="chroma", listen=settings.listen, variable="TURNPIKE_CHROMA_LISTEN")
-    outbox.close()
 
 
 if __name__ == "__main__":

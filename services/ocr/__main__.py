@@ -11,12 +11,11 @@ from common.error_interceptor import ErrorInterceptor
 from common.http_client import HttpClient
 from common.logs import configure_logging
 from common.metering import Meter
-from common.outbox import DiskOutbox
 from common.providers.mistral import MistralProvider
 from common.providers.provider import NullProvider, OcrProvider
 from common.providers.router import Router
 from common.server import Server, serve
-from common.shipper import Shipper
+from common.shipper import shipped_outbox
 from common.telemetry import TelemetryInterceptor, from_environment
 from services.ocr.config import OcrSettings
 from services.ocr.core import Ocr
@@ -36,16 +35,12 @@ def provider_of(settings: OcrSettings, http: HttpClient) -> OcrProvider:
 async def main(settings: OcrSettings) -> None:
     """Wire the service and run it until it is told to stop."""
     telemetry = from_environment("ocr")
-    outbox = DiskOutbox(settings.state_dir / "outbox" / "ocr", max_bytes=settings.outbox_max_bytes)
-    telemetry.observe("outbox.depth", lambda: outbox.depth, unit="{event}")
     authenticator = RemoteAuthenticator(settings.auth_address, service_key=settings.service_key)
-    shipper = Shipper(
-        outbox,
-        address=settings.usage_address,
-        service_key=settings.service_key,
-        interval_seconds=settings.outbox_interval_seconds,
-    )
-    async with shipper, authenticator, HttpClient(timers=settings.timers) as http:
+    async with (
+        shipped_outbox(settings, service="ocr", telemetry=telemetry) as outbox,
+        authenticator,
+        HttpClient(timers=settings.timers) as http,
+    ):
         ocr = Ocr(
             Router(provider_of(settings, http), telemetry=telemetry),
             meter=Meter(outbox, service="ocr", telemetry=telemetry, prices=settings.prices),
@@ -67,7 +62,6 @@ async def main(settings: OcrSettings) -> None:
             max_concurrent_calls=settings.max_concurrent_calls,
         )
         await serve(server, name="ocr", listen=settings.listen, variable="TURNPIKE_OCR_LISTEN")
-    outbox.close()
 
 
 if __name__ == "__main__":
