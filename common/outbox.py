@@ -31,7 +31,6 @@ _log = structlog.get_logger(__name__)
 _HEADER: Final = struct.Struct("<II")
 _INTENT: Final = b"I"
 _EVENT: Final = b"E"
-_READ_BYTES: Final = 1 << 20
 
 
 class Outbox(Protocol):
@@ -136,15 +135,18 @@ class DiskOutbox:
                     self._unsynced = True
                     raise
 
-    def read(self, *, limit: int) -> tuple[list[ingest_pb2.UsageEvent], Position]:
-        """Return up to ``limit`` events that are not stored yet, and the position to ``release`` once they are."""
-        events: list[ingest_pb2.UsageEvent] = []
+    def read(self, *, limit: int) -> tuple[list[bytes], Position]:
+        """Return up to ``limit`` events that are not stored yet, and the position to ``release`` once they are.
+
+        They are serialized, as they are sent.
+        """
+        events: list[bytes] = []
         number, offset = self._read_number, self._read_offset
         while len(events) < limit:
             for kind, data, end in _records(self._path(number), offset):
                 offset = end
                 if kind == _EVENT:
-                    events.append(ingest_pb2.UsageEvent.FromString(data))
+                    events.append(data)
                     if len(events) == limit:
                         return events, Position(number, offset, len(events))
             if number >= self._number:
@@ -163,12 +165,13 @@ class DiskOutbox:
             self._path(number).unlink(missing_ok=True)
             del self._sizes[number]
 
-    def reject(self, event: ingest_pb2.UsageEvent) -> None:
+    def reject(self, event: bytes) -> None:
         """Set aside an event that the usage service will never take, where an operator finds it."""
-        data = _EVENT + event.SerializeToString()
+        data = _EVENT + event
         with (self._directory / "rejected").open("ab") as file:
             file.write(_HEADER.pack(len(data), zlib.crc32(data)) + data)
-        _log.error("a usage event was set aside", request_id=event.request_id, directory=str(self._directory))
+        request_id = ingest_pb2.UsageEvent.FromString(event).request_id
+        _log.error("a usage event was set aside", request_id=request_id, directory=str(self._directory))
 
     def close(self) -> None:
         """Sync and let go of the directory."""

@@ -12,15 +12,16 @@ import grpc
 import structlog
 from pydantic import SecretStr
 
+from common import wire
 from common.auth_interceptor import SERVICE_KEY_HEADER
 from common.errors import Unavailable
 from common.outbox import DiskOutbox
 from common.telemetry import Telemetry
 from common.upstream_config import MeteredSettings
-from turnpike.usage.v1 import ingest_pb2, ingest_pb2_grpc
+from turnpike.usage.v1 import ingest_pb2
 
 _log = structlog.get_logger(__name__)
-_BATCH: Final = 1_000
+_RECORD_USAGE: Final = "/turnpike.usage.v1.UsageIngestService/RecordUsage"
 _TIMEOUT_SECONDS: Final = 30.0
 _RETRY_AT_FIRST_SECONDS: Final = 0.1
 _RETRY_AT_MOST_SECONDS: Final = 5.0
@@ -39,13 +40,23 @@ class Shipper:
     """
 
     def __init__(
-        self, outbox: DiskOutbox, *, address: str, service_key: SecretStr, interval_seconds: float = 0.5
+        self,
+        outbox: DiskOutbox,
+        *,
+        address: str,
+        service_key: SecretStr,
+        interval_seconds: float = 1.0,
+        batch_events: int = 5_000,
     ) -> None:
         self._outbox = outbox
         self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
-        self._stub = ingest_pb2_grpc.UsageIngestServiceStub(self._channel)
+        # The outbox has the events as they are sent: nothing is parsed on the way.
+        self._record: grpc.aio.UnaryUnaryMultiCallable[bytes, ingest_pb2.RecordUsageResponse] = (
+            self._channel.unary_unary(_RECORD_USAGE, None, ingest_pb2.RecordUsageResponse.FromString)
+        )
         self._metadata = ((SERVICE_KEY_HEADER, service_key.get_secret_value()),)
         self._interval_seconds = interval_seconds
+        self._batch_events = batch_events
         self._closing = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -63,7 +74,7 @@ class Shipper:
 
     async def ship(self) -> int:
         """Ship one batch and return its number of events; raises grpc.aio.AioRpcError when it was not stored."""
-        events, position = self._outbox.read(limit=_BATCH)
+        events, position = self._outbox.read(limit=self._batch_events)
         if events:
             await self._deliver(events)
         self._outbox.release(position)
@@ -82,16 +93,15 @@ class Shipper:
         try:
             await asyncio.to_thread(self._outbox.sync)
             with contextlib.suppress(grpc.aio.AioRpcError):
-                while await self.ship() == _BATCH:
+                while await self.ship() == self._batch_events:
                     pass
         except (OSError, Unavailable) as error:
             # A disk that is full, or too many open files: it may pass, and shipping must not end with it.
             _log.error("the outbox could not be read", error=str(error))
 
-    async def _deliver(self, events: Sequence[ingest_pb2.UsageEvent]) -> None:
+    async def _deliver(self, events: Sequence[bytes]) -> None:
         """Have the events stored, or set aside where one is refused for what it says, so that it holds up no other."""
-        request = ingest_pb2.RecordUsageRequest(batch_id=str(uuid.uuid4()), events=events)
-        if await self._stored(request):
+        if await self._stored(_batch(events), count=len(events)):
             return
         if len(events) == 1:
             self._outbox.reject(events[0])
@@ -100,15 +110,15 @@ class Shipper:
         await self._deliver(events[:middle])
         await self._deliver(events[middle:])
 
-    async def _stored(self, request: ingest_pb2.RecordUsageRequest) -> bool:
+    async def _stored(self, request: bytes, *, count: int) -> bool:
         """Repeat the batch until it is stored, or say False when it never will be."""
         delay = _RETRY_AT_FIRST_SECONDS
         while True:
             try:
-                await self._stub.RecordUsage(request, metadata=self._metadata, timeout=_TIMEOUT_SECONDS)
+                await self._record(request, metadata=self._metadata, timeout=_TIMEOUT_SECONDS)
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                    _log.error("a usage batch was refused", details=error.details(), events=len(request.events))
+                    _log.error("a usage batch was refused", details=error.details(), events=count)
                     return False
                 _log.warning("usage could not be shipped", code=error.code().name, depth=self._outbox.depth)
                 if self._closing.is_set():
@@ -118,6 +128,13 @@ class Shipper:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), delay)
             delay = min(delay * 2, _RETRY_AT_MOST_SECONDS)
+
+
+def _batch(events: Sequence[bytes]) -> bytes:
+    """Return a serialized RecordUsageRequest of its own id."""
+    begin = ingest_pb2.RecordUsageRequest(batch_id=str(uuid.uuid4())).SerializeToString()
+    number = ingest_pb2.RecordUsageRequest.EVENTS_FIELD_NUMBER
+    return begin + b"".join([wire.field(number, event) for event in events])
 
 
 @contextlib.asynccontextmanager

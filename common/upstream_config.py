@@ -15,7 +15,7 @@ class MeteredSettings(ServiceSettings):
 
     outbox_max_bytes: int = Field(1 << 30, ge=1 << 20, validation_alias="TURNPIKE_OUTBOX_MAX_BYTES")
     """How large the outbox may grow while the usage service is away; then requests are refused with 503."""
-    outbox_interval_seconds: float = Field(0.5, gt=0, validation_alias="TURNPIKE_OUTBOX_INTERVAL_SECONDS")
+    outbox_interval_seconds: float = Field(1.0, gt=0, validation_alias="TURNPIKE_OUTBOX_INTERVAL_SECONDS")
     """How often events are shipped to the usage service, and the outbox is synced to the disk."""
 
 

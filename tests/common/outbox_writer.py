@@ -40,7 +40,8 @@ def write(directory: Path, *, first: int, random_: random.Random, report: int) -
             _say(report, "settled", settled)
         else:
             events, position = outbox.read(limit=random_.randrange(1, 20))
-            for event in events:
+            for data in events:
+                event = ingest_pb2.UsageEvent.FromString(data)
                 # Said before it is released, as the usage service has an event before it is.
                 kind = "crashed" if event.outcome == ingest_pb2.OUTCOME_CRASHED else "completed"
                 _say(report, kind, number_of(event))

@@ -36,12 +36,16 @@ def settled(number: int, outcome: ingest_pb2.Outcome.ValueType = ingest_pb2.OUTC
     return event
 
 
+def events_in(outbox: DiskOutbox) -> list[ingest_pb2.UsageEvent]:
+    return [*map(ingest_pb2.UsageEvent.FromString, outbox.read(limit=_EVERYTHING)[0])]
+
+
 def numbers(outbox: DiskOutbox) -> list[int]:
-    return [number_of(event) for event in outbox.read(limit=_EVERYTHING)[0]]
+    return [*map(number_of, events_in(outbox))]
 
 
 def outcomes(outbox: DiskOutbox) -> dict[int, str]:
-    events = outbox.read(limit=_EVERYTHING)[0]
+    events = events_in(outbox)
     assert len({event.event_id for event in events}) == len(events), "an event stands in the outbox twice"
     return {number_of(event): ingest_pb2.Outcome.Name(event.outcome).removeprefix("OUTCOME_") for event in events}
 
@@ -75,7 +79,7 @@ def test_an_event_comes_back_as_it_was_settled(tmp_path: Path) -> None:
     event.model = "größer"
     outbox.intend(usage_event(1))
     outbox.settle(event)
-    assert outbox.read(limit=1)[0] == [event]
+    assert outbox.read(limit=1)[0] == [event.SerializeToString()]
     outbox.close()
 
 
@@ -87,7 +91,7 @@ def test_reading_takes_no_more_than_the_limit_and_goes_on_after_what_was_release
     for _ in range(5):
         events, position = outbox.read(limit=2)
         assert len(events) == 2
-        seen += [number_of(event) for event in events]
+        seen += [number_of(ingest_pb2.UsageEvent.FromString(event)) for event in events]
         outbox.release(position)
     assert seen == list(range(10))
     assert outbox.read(limit=2)[0] == []
@@ -185,7 +189,7 @@ def test_after_a_clean_close_an_open_intent_is_one_crashed_event_without_counts(
     outbox.settle(settled(2))
     outbox.close()
     reopened = DiskOutbox(tmp_path)
-    events = {number_of(event): event for event in reopened.read(limit=_EVERYTHING)[0]}
+    events = {number_of(event): event for event in events_in(reopened)}
     assert {number: event.outcome for number, event in events.items()} == {
         1: ingest_pb2.OUTCOME_CRASHED,
         2: ingest_pb2.OUTCOME_COMPLETED,
@@ -469,7 +473,7 @@ class OutboxMachine(RuleBasedStateMachine):
         assert len(events) == min(limit, self._box.depth)
         self._box.release(position)
         for event in events:
-            number = number_of(event)
+            number = number_of(ingest_pb2.UsageEvent.FromString(event))
             self.released[number] = self.waiting.pop(number, self.released.get(number, ""))
 
     @rule()

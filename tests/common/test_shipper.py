@@ -82,8 +82,16 @@ async def until(holds: Callable[[], bool]) -> None:
         await asyncio.sleep(0)
 
 
-def a_shipper(outbox: DiskOutbox, port: int, *, interval_seconds: float = _QUICKLY) -> Shipper:
-    return Shipper(outbox, address=f"127.0.0.1:{port}", service_key=SERVICE_KEY, interval_seconds=interval_seconds)
+def a_shipper(
+    outbox: DiskOutbox, port: int, *, interval_seconds: float = _QUICKLY, batch_events: int = 5_000
+) -> Shipper:
+    return Shipper(
+        outbox,
+        address=f"127.0.0.1:{port}",
+        service_key=SERVICE_KEY,
+        interval_seconds=interval_seconds,
+        batch_events=batch_events,
+    )
 
 
 @pytest.fixture
@@ -128,7 +136,7 @@ async def test_an_empty_outbox_sends_nothing(outbox: DiskOutbox) -> None:
 async def test_a_backlog_goes_out_in_batches_that_the_usage_service_takes(outbox: DiskOutbox) -> None:
     ingest = Ingest()
     settle(outbox, *range(2_500))
-    async with served(ingest) as port, a_shipper(outbox, port):
+    async with served(ingest) as port, a_shipper(outbox, port, batch_events=1_000):
         await ingest.wait_for(range(2_500))
     assert [len(batch.events) for batch in ingest.batches] == [1_000, 1_000, 500]
     assert len({batch.batch_id for batch in ingest.batches}) == 3
