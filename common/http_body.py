@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
 from dataclasses import dataclass
 from typing import Final
 
+import grpc
 from google.api.httpbody_pb2 import HttpBody
 
+from common import wire
 from common.call import Call, Context
-from common.passthrough import PassedAnswer
+from common.passthrough import Head
 
-_CONTENT_TYPE: Final = 0x0A
-_DATA: Final = 0x12
+_CONTENT_TYPE: Final = HttpBody.CONTENT_TYPE_FIELD_NUMBER
+_DATA: Final = HttpBody.DATA_FIELD_NUMBER
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,49 +32,76 @@ def body_view(message: bytes) -> BodyView:
     """
     view = memoryview(message)
     place = 0
-    if view[:1] == bytes((_CONTENT_TYPE,)):
-        length, place = _varint(view, 1)
+    if view[:1] == _tag(_CONTENT_TYPE):
+        length, place = wire.varint(view, 1)
         place += length
-    if view[place : place + 1] == bytes((_DATA,)):
-        length, start = _varint(view, place + 1)
+    if view[place : place + 1] == _tag(_DATA):
+        length, start = wire.varint(view, place + 1)
         if start + length == len(view):
             return BodyView(view[start:])
     # Extensions, fields in another order, or nothing at all: rare, so the runtime may copy.
     return BodyView(memoryview(HttpBody.FromString(message).data))
 
 
-def _varint(view: memoryview, place: int) -> tuple[int, int]:
-    """Return the number at ``place`` and the place after it; one that is cut off fits no message's length."""
-    number = shift = 0
-    for byte in view[place : place + 5]:
-        number |= (byte & 0x7F) << shift
-        place, shift = place + 1, shift + 7
-        if byte < 0x80:
-            return number, place
-    return len(view) + 1, place
+def _tag(number: int) -> bytes:
+    return bytes((number << 3 | wire.LENGTH_DELIMITED,))
 
 
-async def http_bodies(answer: PassedAnswer, call: Call, context: Context) -> AsyncIterator[HttpBody]:
-    """Yield the answer's pieces; the head waits for the first, because until then a failure can become a status."""
-    begun = False
-    async for piece in answer.pieces:
-        if begun:
-            yield HttpBody(data=piece)
-            continue
-        begun = True
-        await send_head(answer, call, context)
-        yield HttpBody(content_type=answer.content_type, data=piece)
+def serialized(data: bytes, *, content_type: str = "") -> bytes:
+    """Return the bytes of an HttpBody with these two fields."""
+    typed = wire.field(_CONTENT_TYPE, content_type.encode()) if content_type else b""
+    return typed + wire.field(_DATA, data) if data else typed
 
 
-async def send_head(answer: PassedAnswer, call: Call, context: Context) -> None:
+class HttpReply:
+    """Answers an RPC of HttpBody: writes each piece as a message, and makes the RPC's result of the last one."""
+
+    def __init__(self, call: Call, context: Context) -> None:
+        self._call = call
+        self._context = context
+        self._head: Head | None = None
+
+    def begin(self, head: Head) -> None:
+        """Keep the head until the first piece."""
+        self._head = head
+
+    async def write(self, piece: bytes) -> None:
+        """Send a piece; raises CancelledError when the caller has gone."""
+        message = serialized(piece) if self._head is None else await self._first(self._head, piece)
+        try:
+            await self._context.write(message)
+        except grpc.aio.BaseError:
+            raise asyncio.CancelledError from None
+
+    async def end(self, piece: bytes) -> bytes:
+        """Return the last message; an empty piece makes one that adds nothing to the body."""
+        return serialized(piece) if self._head is None else await self._first(self._head, piece)
+
+    async def _first(self, head: Head, piece: bytes) -> bytes:
+        self._head = None
+        await send_head(head, self._call, self._context)
+        return serialized(piece, content_type=head.content_type)
+
+
+async def sent(message: object, context: Context) -> None:
+    """Write a message; raises CancelledError when the caller has gone."""
+    try:
+        await context.write(message)
+    except grpc.aio.BaseError:
+        # The call is closed already, and the runtime was about to cancel this task.
+        raise asyncio.CancelledError from None
+
+
+async def send_head(head: Head, call: Call, context: Context) -> None:
     """Send what the edge makes the HTTP answer's status and headers of.
 
     A plain 200 without headers of its own needs no message before the first piece, which spares every process on the
-    way one wake-up: the request id then goes out at the end, and the edge knows it anyway.
+    way one wake-up: the edge knows the request id anyway, and native callers get it at the end.
     """
-    if answer.status == 200 and not answer.headers:
-        context.set_trailing_metadata((("x-request-id", call.request_id),))
+    if head.status == 200 and not head.headers:
+        if call.method == "GRPC":
+            context.set_trailing_metadata((("x-request-id", call.request_id),))
         return
-    status = {} if answer.status == 200 else {"x-http-status": str(answer.status)}
-    metadata: dict[str, str] = {**answer.headers, "x-request-id": call.request_id, **status}
+    status = {} if head.status == 200 else {"x-http-status": str(head.status)}
+    metadata: dict[str, str] = {**head.headers, "x-request-id": call.request_id, **status}
     await context.send_initial_metadata(tuple(metadata.items()))

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import re
 import ssl
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, TypeAlias
@@ -19,7 +19,7 @@ from common.errors import UpstreamFailed, UpstreamTimeout
 from common.http_connection import BrokenConnection, Connection
 from common.sse import KEEP_ALIVE, EventSplitter
 
-Body: TypeAlias = bytes | tuple[bytes | memoryview, ...]
+Body: TypeAlias = bytes | memoryview | tuple[bytes | memoryview, ...]
 """A request's body, whole or in pieces; a large one in pieces is sent without ever being put together."""
 
 _MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
@@ -56,6 +56,8 @@ class HttpAnswer:
         self._deadline = deadline
         self._loop = asyncio.get_running_loop()
         self._closed = False
+        self._splitter = EventSplitter()
+        self._silent_seconds = 0.0
         self.status = connection.status
         self.headers: Mapping[str, str] = connection.headers
         self.content_type = connection.headers.get("content-type", "application/octet-stream")
@@ -76,30 +78,32 @@ class HttpAnswer:
                 raise UpstreamFailed("The provider's answer is too large.", code="upstream_answer_too_large")
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def events(self) -> AsyncGenerator[bytes, None]:
-        """Yield each event as soon as it is whole, and KEEP_ALIVE in silence; raises as ``read`` does.
+    async def events(self) -> Sequence[bytes]:
+        """Wait for events and return those that are whole: KEEP_ALIVE in silence, none at the end; raises as ``read``.
 
         What is left of an event when the body ends is dropped.
         """
-        splitter = EventSplitter()
-        waited = 0.0
+        limit = self._timers.chunk_timeout_seconds
         while True:
-            step = min(self._timers.keep_alive_seconds, self._timers.chunk_timeout_seconds - waited)
+            step = min(self._timers.keep_alive_seconds, limit - self._silent_seconds)
             try:
                 data = await self._next(step)
             except UpstreamTimeout:
-                waited += step
-                if waited >= self._timers.chunk_timeout_seconds or self._loop.time() >= self._deadline:
+                self._silent_seconds += step
+                if self._silent_seconds >= limit or self._loop.time() >= self._deadline:
                     raise
-                yield KEEP_ALIVE
-                continue
+                return (KEEP_ALIVE,)
             if not data:
-                for event in splitter.end():
-                    yield event
-                return
-            waited = 0.0
-            for event in splitter.feed(data):
-                yield event
+                return self._splitter.end()
+            self._silent_seconds = 0.0
+            events = self._splitter.feed(data)
+            if events:
+                return events
+
+    @property
+    def complete(self) -> bool:
+        """Say whether the body's end has come, too."""
+        return self._connection.ended
 
     async def finish(self, *, timeout_seconds: float = 0.25) -> None:
         """Wait for the end of a body whose content is complete, so that the connection can serve again."""
@@ -108,7 +112,7 @@ class HttpAnswer:
             while await self._connection.read(until=until):
                 pass
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Let go of the connection; one whose body was not read to its end is closed, so that the provider stops."""
         if not self._closed:
             self._closed = True
@@ -201,7 +205,7 @@ class HttpClient:
         loop = asyncio.get_running_loop()
         now = loop.time()
         deadline = now + self._timers.total_timeout_seconds
-        pieces = (body,) if isinstance(body, bytes) else body
+        pieces = body if isinstance(body, tuple) else (body,)
         head = _head(method, target.start, headers=headers, size=sum(map(len, pieces)))
         connection = target.origin.take(now=now) or await self._connect(target.origin)
         try:

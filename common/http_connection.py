@@ -31,6 +31,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._until = 0.0
         self._lost = False
         self._begin()
 
@@ -99,6 +101,11 @@ class Connection(asyncio.Protocol):
         return not self._lost and self._transport is not None and not self._transport.is_closing()
 
     @property
+    def ended(self) -> bool:
+        """Say whether the answer's end has come."""
+        return self._ended
+
+    @property
     def finished(self) -> bool:
         """Say whether the exchange is over and another may follow."""
         return self._ended and not self._parts and self.reusable and self.open
@@ -136,6 +143,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Wake whoever waits."""
         self._lost = True
+        if self._timer is not None:
+            self._timer.cancel()
         self.resume_writing()
         self._wake()
 
@@ -199,18 +208,30 @@ class Connection(asyncio.Protocol):
             self._waiter.set_result(None)
 
     async def _wait(self, until: float) -> None:
+        self._until = until
+        if self._timer is None or until < self._timer.when():
+            self._set_timer(until)
         self._waiter = waiter = self._loop.create_future()
-        timer = self._loop.call_at(until, _expire, waiter)
         try:
             await waiter
         finally:
-            timer.cancel()
             self._waiter = None
 
+    def _set_timer(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._expire)
 
-def _expire(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_exception(TimeoutError())
+    def _expire(self) -> None:
+        """End a wait whose time is over. The timer is set anew for a later wait only here, not for each of them."""
+        self._timer = None
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return
+        if self._loop.time() < self._until:
+            self._set_timer(self._until)
+        else:
+            waiter.set_exception(TimeoutError())
 
 
 def _slices(pieces: Sequence[bytes | memoryview]) -> Iterator[memoryview]:

@@ -220,6 +220,8 @@ class Account:
             event.first_byte_ms = max(1, _milliseconds(first_byte_seconds))
         self._meter.prices.charge(event)
         self._meter.outbox.settle(event)
+        if not self._meter.telemetry.enabled:
+            return
         self._meter.telemetry.request(
             operation=event.type,
             provider=event.provider,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -17,19 +17,50 @@ _PIECE_BYTES: Final = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class PassedAnswer:
-    """An answer's head, and its body in pieces; a failure that shows before the first piece can become a status."""
+class Head:
+    """What comes before an answer's body."""
 
-    status: int
-    content_type: str
-    headers: Mapping[str, str]
-    pieces: AsyncIterator[bytes]
+    status: int = 200
+    content_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Reply(Protocol):
+    """Where an answer goes. Its last piece does not: that one is returned, so that it can leave with the status."""
+
+    def begin(self, head: Head) -> None:
+        """Take the head; it leaves with the first piece, because until then a failure can become a status."""
+
+    async def write(self, piece: bytes) -> None:
+        """Send a piece, and return when there is room for another; raises CancelledError when the caller has gone."""
+
+
+class Collected:
+    """A reply that is kept, for callers who want it whole; ``body`` is what was written so far."""
+
+    def __init__(self) -> None:
+        self.head = Head()
+        self.pieces: list[bytes] = []
+
+    def begin(self, head: Head) -> None:
+        """Keep the head."""
+        self.head = head
+
+    async def write(self, piece: bytes) -> None:
+        """Keep the piece."""
+        self.pieces.append(piece)
+
+    def whole(self, last: bytes) -> bytes:
+        """Return the body that ends with ``last``; raises UpstreamRefused when the head says that it is an error."""
+        body = b"".join((*self.pieces, last))
+        raise_for_status(self.head.status, body, self.head.headers)
+        return body
 
 
 async def whole(
-    answer: Answer, upstream: Upstream, account: Account, *, read: Callable[[bytes], None]
-) -> AsyncGenerator[bytes, None]:
-    """Yield the body of an answer that is no stream, and settle the account before its last piece.
+    answer: Answer, upstream: Upstream, account: Account, reply: Reply, *, read: Callable[[bytes], None]
+) -> bytes:
+    """Pass on the body of an answer that is no stream, and settle the account before its last piece, which is returned.
 
     ``read`` is called with the body of a success, to count what it reports; what it raises ends the request. An error
     goes out in the upstream's own form, without secrets.
@@ -45,10 +76,10 @@ async def whole(
     last = max(0, len(body) - 1) // _PIECE_BYTES * _PIECE_BYTES
     for start in range(0, last, _PIECE_BYTES):
         account.sent(_PIECE_BYTES)
-        yield body[start : start + _PIECE_BYTES]
+        await reply.write(body[start : start + _PIECE_BYTES])
     account.sent(len(body) - last)
     account.settle(Outcome.COMPLETED, status=answer.status, error_code=error_code)
-    yield body[last:] if last else body
+    return body[last:] if last else body
 
 
 def error_body(status: int, body: bytes) -> bytes:

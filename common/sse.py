@@ -60,6 +60,17 @@ class EventSplitter:
             raise UpstreamFailed("The provider sent an event that is too large.", code="upstream_event_too_large")
 
 
+def read_event(event: bytes) -> tuple[bytes, bytes]:
+    """Return the event as it is passed on, empty when nothing of it is, and its data: see ``cleaned`` and ``data_of``.
+
+    The common case, one data line, is looked at once: this is on the path of every event.
+    """
+    if event.startswith(b"data: ") and event.count(b"\n") == 2 and b"\r" not in event and not event[6:7].isspace():
+        return event, event[6:-2]
+    passed = cleaned(event)
+    return passed, data_of(passed)
+
+
 def data_of(event: bytes) -> bytes:
     """Return an event's data, without the field name; empty for comments and for events without data."""
     if event.startswith(b"data: ") and event.count(b"\n") == 2 and b"\r" not in event:
@@ -71,11 +82,8 @@ def data_of(event: bytes) -> bytes:
 def cleaned(event: bytes) -> bytes:
     """Return the event without what makes OpenAI's SDKs fail: ``id`` and ``retry`` fields, and data that is empty.
 
-    Without data only comments are left, and where there are none nothing. The common case, one data line, comes back
-    as it is.
+    Without data only comments are left, and where there are none nothing.
     """
-    if event.startswith(b"data: ") and event.count(b"\n") == 2 and b"\r" not in event and not event[6:7].isspace():
-        return event
     lines = [line for line in _LINE.split(event) if line and line.partition(b":")[0] not in _NOT_FOR_SDKS]
     if not data_of(event).strip():
         lines = [line for line in lines if line.startswith(b":")]

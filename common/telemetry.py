@@ -10,15 +10,15 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
 
-import structlog
 from opentelemetry import metrics, propagate, trace
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.trace import Span, SpanKind, StatusCode
 
 from common.call import CLIENT_GONE_STATUS, Call, Context, Proceed
+from common.logs import CallLine, CallLog
 
 _BUCKETS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _TOKEN_BUCKETS: Final = tuple(4**power for power in range(14))
@@ -29,7 +29,8 @@ _ENDPOINTS: Final = (
 )
 _MODELS_AT_MOST: Final = 200
 _TRACE_HEADERS: Final = ("traceparent", "tracestate")
-_log = structlog.get_logger(__name__)
+_NOTHING: Final = nullcontext()
+_NO_SPAN: Final = nullcontext(trace.INVALID_SPAN)
 
 
 class Telemetry:
@@ -51,7 +52,7 @@ class Telemetry:
         self._meter = (meter_provider or metrics.NoOpMeterProvider()).get_meter("turnpike")
         self._models: set[str] = set()
         histogram = self._meter.create_histogram
-        self._rpcs = histogram(f"{service}.rpc.duration", "s", explicit_bucket_boundaries_advisory=_BUCKETS)
+        self._rpc_seconds = histogram(f"{service}.rpc.duration", "s", explicit_bucket_boundaries_advisory=_BUCKETS)
         self._requests = histogram("gen_ai.server.request.duration", "s", explicit_bucket_boundaries_advisory=_BUCKETS)
         self._first_bytes = histogram(
             "gen_ai.server.time_to_first_token", "s", explicit_bucket_boundaries_advisory=_BUCKETS
@@ -60,12 +61,12 @@ class Telemetry:
             "gen_ai.client.token.usage", "{token}", explicit_bucket_boundaries_advisory=_TOKEN_BUCKETS
         )
 
-    @contextmanager
-    def rpc(self, call: Call) -> Iterator[None]:
+    def rpc(self, call: Call) -> AbstractContextManager[None]:
         """Surround an RPC with a span that continues the caller's trace, and record its duration in seconds."""
-        if not self.enabled:
-            yield
-            return
+        return self._rpc(call) if self.enabled else _NOTHING
+
+    @contextmanager
+    def _rpc(self, call: Call) -> Iterator[None]:
         parent = propagate.extract(call.metadata)
         with self._tracer.start_as_current_span(
             call.rpc.strip("/"),
@@ -90,14 +91,20 @@ class Telemetry:
                 span.set_attribute("http.response.status_code", call.status)
                 if call.status >= 500:
                     span.set_status(StatusCode.ERROR)
-                self._rpcs.record(time.perf_counter() - call.started, {"rpc.method": method, "status": call.status})
+                self._rpc_seconds.record(
+                    time.perf_counter() - call.started, {"rpc.method": method, "status": call.status}
+                )
 
-    @contextmanager
-    def upstream(self, operation: str, *, provider: str, model: str, attributes: Mapping[str, Any]) -> Iterator[Span]:
+    def upstream(
+        self, operation: str, *, provider: str, model: str, attributes: Mapping[str, Any]
+    ) -> AbstractContextManager[Span]:
         """Surround a call to a provider with a client span; ``attributes`` are gen_ai.request.* ones, None left out."""
         if not self.enabled:
-            yield trace.INVALID_SPAN
-            return
+            return _NO_SPAN
+        return self._upstream(operation, provider=provider, model=model, attributes=attributes)
+
+    @contextmanager
+    def _upstream(self, operation: str, *, provider: str, model: str, attributes: Mapping[str, Any]) -> Iterator[Span]:
         with self._tracer.start_as_current_span(
             f"{operation} {model}",
             kind=SpanKind.CLIENT,
@@ -139,8 +146,6 @@ class Telemetry:
         output_tokens: int,
     ) -> None:
         """Record a metered request."""
-        if not self.enabled:
-            return
         labels = {
             "gen_ai.operation.name": operation,
             "gen_ai.provider.name": provider,
@@ -196,8 +201,9 @@ def from_environment(service: str) -> Telemetry:
 class TelemetryInterceptor:
     """Puts a span, a duration and one log line around each call."""
 
-    def __init__(self, telemetry: Telemetry) -> None:
+    def __init__(self, telemetry: Telemetry, *, log: CallLog) -> None:
         self._telemetry = telemetry
+        self._log = log
 
     async def __call__(self, call: Call, request: Any, context: Context, proceed: Proceed) -> Any:
         """Serve the call."""
@@ -208,8 +214,7 @@ class TelemetryInterceptor:
                 call.status = CLIENT_GONE_STATUS
                 raise
             finally:
-                _log.info(
-                    "call",
+                line = CallLine(
                     rpc=call.rpc,
                     request_id=call.request_id,
                     trace_id=_trace_id(call),
@@ -217,6 +222,7 @@ class TelemetryInterceptor:
                     user_id=call.principal.user_id,
                     milliseconds=round((time.perf_counter() - call.started) * 1000, 1),
                 )
+                self._log.write(line)
 
 
 def _trace_id(call: Call) -> str:

@@ -8,7 +8,7 @@ from typing import Final
 
 from pydantic import SecretStr
 
-from common.http_client import HttpAnswer, HttpClient
+from common.http_client import Body, HttpAnswer, HttpClient
 from common.providers.base_url import normalized
 
 DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
@@ -27,7 +27,7 @@ class OpenAIProvider:
         self._url = f"{normalized(base_url)}/chat/completions"
         self._key = api_key.get_secret_value() if api_key else ""
 
-    async def chat(self, body: bytes, *, headers: Mapping[str, str]) -> HttpAnswer:
+    async def chat(self, body: Body, *, headers: Mapping[str, str]) -> HttpAnswer:
         """Post a chat completion; raises UnreachableError, UpstreamFailed or UpstreamTimeout."""
         sent = {"content-type": "application/json", **headers}
         if self._key:

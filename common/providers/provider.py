@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from common.errors import Unavailable
@@ -24,13 +24,17 @@ class Answer(Protocol):
     async def read(self) -> bytes:
         """Return the whole body."""
 
-    def events(self) -> AsyncGenerator[bytes, None]:
-        """Yield each event as soon as it is whole."""
+    async def events(self) -> Sequence[bytes]:
+        """Wait for events and return those that are whole, none at the end."""
+
+    @property
+    def complete(self) -> bool:
+        """Say whether the body's end has come, too."""
 
     async def finish(self) -> None:
         """Wait briefly for the end of a body whose content is complete."""
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Let go of the connection."""
 
 
@@ -46,7 +50,7 @@ class Upstream(Protocol):
 class Provider(Upstream, Protocol):
     """A provider of models that speaks OpenAI's chat."""
 
-    async def chat(self, body: bytes, *, headers: Mapping[str, str]) -> Answer:
+    async def chat(self, body: Body, *, headers: Mapping[str, str]) -> Answer:
         """Ask for a completion; raises UnreachableError, UpstreamFailed or UpstreamTimeout."""
 
 
@@ -62,7 +66,7 @@ class NullProvider:
 
     name = "none"
 
-    async def chat(self, body: bytes, *, headers: Mapping[str, str]) -> Answer:
+    async def chat(self, body: Body, *, headers: Mapping[str, str]) -> Answer:
         """Raise Unavailable."""
         raise Unavailable("No provider is configured: set OPENAI_API_KEY or OPENAI_BASE_URL.", code="no_provider")
 
@@ -93,6 +97,8 @@ class FakeAnswer:
         self.content_type = content_type
         self.headers = headers or {}
         self.closed = False
+        self._taken = 0
+        self._splitter = EventSplitter()
 
     @property
     def is_event_stream(self) -> bool:
@@ -101,29 +107,39 @@ class FakeAnswer:
 
     async def read(self) -> bytes:
         """Return all pieces."""
-        return b"".join([piece async for piece in self._pieces()])
+        parts = []
+        while (piece := await self._next()) is not None:
+            parts.append(piece)
+        return b"".join(parts)
 
-    async def events(self) -> AsyncGenerator[bytes, None]:
-        """Yield the events that the pieces make up."""
-        splitter = EventSplitter()
-        async for piece in self._pieces():
-            for event in splitter.feed(piece):
-                yield event
-        for event in splitter.end():
-            yield event
+    async def events(self) -> Sequence[bytes]:
+        """Return the events that the next pieces make up."""
+        while (piece := await self._next()) is not None:
+            events = self._splitter.feed(piece)
+            if events:
+                return events
+        return self._splitter.end()
+
+    @property
+    def complete(self) -> bool:
+        """Say whether all pieces were taken."""
+        return self._taken == len(self.pieces)
 
     async def finish(self) -> None:
         """Return at once."""
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Note that the answer was closed."""
         self.closed = True
 
-    async def _pieces(self) -> AsyncIterator[bytes]:
-        for piece in self.pieces:
-            if isinstance(piece, BaseException):
-                raise piece
-            yield piece
+    async def _next(self) -> bytes | None:
+        if self.complete:
+            return None
+        piece = self.pieces[self._taken]
+        self._taken += 1
+        if isinstance(piece, BaseException):
+            raise piece
+        return piece
 
 
 class FakeProvider:
@@ -135,20 +151,20 @@ class FakeProvider:
         self.answers = list(answers)
         self.asked: list[tuple[bytes, dict[str, str]]] = []
 
-    async def chat(self, body: bytes, *, headers: Mapping[str, str]) -> Answer:
+    async def chat(self, body: Body, *, headers: Mapping[str, str]) -> Answer:
         """Return the next answer, or raise it."""
         return self._answer(body, headers)
 
     async def ocr(self, body: Body, *, headers: Mapping[str, str]) -> Answer:
         """Return the next answer, or raise it."""
-        return self._answer(body if isinstance(body, bytes) else b"".join(body), headers)
+        return self._answer(body, headers)
 
     def without_secrets(self, body: bytes) -> bytes:
         """Hide the word that tests use for a secret."""
         return body.replace(b"hush", b"***")
 
-    def _answer(self, body: bytes, headers: Mapping[str, str]) -> Answer:
-        self.asked.append((body, dict(headers)))
+    def _answer(self, body: Body, headers: Mapping[str, str]) -> Answer:
+        self.asked.append((b"".join(body) if isinstance(body, tuple) else bytes(body), dict(headers)))
         answer = self.answers.pop(0)
         if isinstance(answer, BaseException):
             raise answer

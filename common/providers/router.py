@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from opentelemetry.trace import Span
@@ -33,6 +32,8 @@ _ANSWER_PREFIXES: Final = ("x-ratelimit-", "anthropic-ratelimit-")
 P = TypeVar("P", bound=Upstream)
 Send: TypeAlias = Callable[[P, dict[str, str]], Awaitable[Answer]]
 """How a provider is asked: it, and the headers to send."""
+Answered: TypeAlias = Callable[[P, Answer], Awaitable[bytes]]
+"""What is done with a provider's answer; returns the last piece of what the caller gets."""
 
 
 class Router(Generic[P]):
@@ -54,44 +55,53 @@ class Router(Generic[P]):
         self._sleep = sleep
         self._jitter = jitter
 
-    def chat(
+    async def chat(
         self: Router[Provider],
-        body: bytes,
+        body: Body,
         *,
         call: Call,
         account: Account,
         measured: Measured,
         headers: Mapping[str, str],
-    ) -> AbstractAsyncContextManager[tuple[Provider, Answer]]:
+        answered: Answered[Provider],
+    ) -> bytes:
         """Ask for a completion; see ``_answer``."""
 
-        async def send(provider: Provider, headers: dict[str, str]) -> Answer:
-            return await provider.chat(body, headers=headers)
+        def send(provider: Provider, headers: dict[str, str]) -> Awaitable[Answer]:
+            return provider.chat(body, headers=headers)
 
-        return self._answer("chat", send, call=call, account=account, measured=measured, headers=headers)
+        return await self._answer(
+            "chat", send, answered, call=call, account=account, measured=measured, headers=headers
+        )
 
-    def ocr(
-        self: Router[OcrProvider], body: Body, *, call: Call, account: Account, measured: Measured
-    ) -> AbstractAsyncContextManager[tuple[OcrProvider, Answer]]:
+    async def ocr(
+        self: Router[OcrProvider],
+        body: Body,
+        *,
+        call: Call,
+        account: Account,
+        measured: Measured,
+        answered: Answered[OcrProvider],
+    ) -> bytes:
         """Ask for a document's pages; see ``_answer``."""
 
-        async def send(provider: OcrProvider, headers: dict[str, str]) -> Answer:
-            return await provider.ocr(body, headers=headers)
+        def send(provider: OcrProvider, headers: dict[str, str]) -> Awaitable[Answer]:
+            return provider.ocr(body, headers=headers)
 
-        return self._answer("ocr", send, call=call, account=account, measured=measured, headers={})
+        return await self._answer("ocr", send, answered, call=call, account=account, measured=measured, headers={})
 
-    @asynccontextmanager
     async def _answer(
         self,
         operation: str,
         send: Send[P],
+        answered: Answered[P],
         *,
         call: Call,
         account: Account,
         measured: Measured,
         headers: Mapping[str, str],
-    ) -> AsyncIterator[tuple[P, Answer]]:
-        """Yield who answers and the answer, which is closed at the end.
+    ) -> bytes:
+        """Return what ``answered`` makes of the answer, which is closed after that.
 
         Raises UpstreamFailed, UpstreamTimeout, or Unavailable when the request cannot be metered.
         """
@@ -108,9 +118,9 @@ class Router(Generic[P]):
             sent = {**headers, **self._telemetry.trace_headers(call), "x-request-id": call.request_id}
             answer = await self._ask(provider, send, headers=sent, account=account)
             try:
-                yield provider, answer
+                return await answered(provider, answer)
             finally:
-                await answer.close()
+                answer.close()
                 if span.is_recording():
                     _describe(span, account)
 

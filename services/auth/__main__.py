@@ -15,7 +15,7 @@ from alembic.util import CommandError
 from common.auth_interceptor import AuthInterceptor
 from common.config import load
 from common.error_interceptor import ErrorInterceptor
-from common.logs import configure_logging
+from common.logs import call_log, configure_logging
 from common.server import Server, serve
 from common.telemetry import TelemetryInterceptor, from_environment
 from services.auth.config import AuthSettings
@@ -89,7 +89,7 @@ def make_server(
             ),
         ],
         interceptors=[
-            TelemetryInterceptor(telemetry),
+            TelemetryInterceptor(telemetry, log=call_log(settings.log_level)),
             ErrorInterceptor(),
             AuthInterceptor(authentication, requirements=REQUIREMENTS, service_key=settings.service_key),
         ],

@@ -9,7 +9,7 @@ from common.authenticator import RemoteAuthenticator
 from common.config import load
 from common.error_interceptor import ErrorInterceptor
 from common.http_client import HttpClient
-from common.logs import configure_logging
+from common.logs import call_log, configure_logging
 from common.metering import Meter
 from common.providers.openai import OpenAIProvider
 from common.providers.provider import NullProvider, Provider
@@ -19,7 +19,7 @@ from common.shipper import shipped_outbox
 from common.telemetry import TelemetryInterceptor, from_environment
 from services.chat.config import ChatSettings
 from services.chat.core import Chat
-from services.chat.servicer import REQUIREMENTS, SERVICES, ChatHttpServicer, ChatServicer
+from services.chat.servicer import PASSED_THROUGH, REQUIREMENTS, SERVICES, ChatHttpServicer, ChatServicer
 from turnpike.chat.v1.chat_http_pb2_grpc import add_ChatHttpServiceServicer_to_server
 from turnpike.chat.v1.chat_pb2_grpc import add_ChatServiceServicer_to_server
 
@@ -52,11 +52,12 @@ async def main(settings: ChatSettings) -> None:
                 lambda server: add_ChatHttpServiceServicer_to_server(ChatHttpServicer(chat), server),
             ],
             interceptors=[
-                TelemetryInterceptor(telemetry),
+                TelemetryInterceptor(telemetry, log=call_log(settings.log_level)),
                 ErrorInterceptor(),
                 AuthInterceptor(authenticator, requirements=REQUIREMENTS, service_key=settings.service_key),
             ],
             requirements=REQUIREMENTS,
+            passed_through=PASSED_THROUGH,
             max_concurrent_calls=settings.max_concurrent_calls,
         )
         await serve(server, name="chat", listen=settings.listen, variable="TURNPIKE_CHAT_LISTEN")

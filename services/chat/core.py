@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -13,10 +12,10 @@ from common.call import Call
 from common.config import MAX_BODY_BYTES
 from common.errors import PayloadTooLarge, TurnpikeError, Unavailable, UpstreamFailed, openai_body
 from common.metering import Account, Meter, Outcome, UsageSource, outcome_of
-from common.passthrough import PassedAnswer, whole
+from common.passthrough import Head, Reply, whole
 from common.providers.provider import Answer, Provider
 from common.providers.router import Router, passed_on
-from common.sse import KEEP_ALIVE, cleaned, data_of
+from common.sse import read_event
 from services.chat import openai_chat
 from services.chat.openai_chat import ChatRequest
 
@@ -31,12 +30,11 @@ class Chat:
         self._router = router
         self._meter = meter
 
-    @asynccontextmanager
-    async def answer(self, body: bytes, *, call: Call) -> AsyncIterator[PassedAnswer]:
-        """Yield the answer to OpenAI's request ``body``; the request's account is settled when the context ends.
+    async def answer(self, body: bytes | memoryview, *, call: Call, reply: Reply) -> bytes:
+        """Answer OpenAI's request ``body``: all pieces go to ``reply`` but the last, which is returned.
 
-        Raises InvalidRequest, UpstreamFailed, UpstreamTimeout or Unavailable before the first piece. A stream that
-        fails later ends with an error event.
+        The request's account is settled before. Raises InvalidRequest, UpstreamFailed, UpstreamTimeout or Unavailable
+        before the first piece; a stream that fails later ends with an error event.
         """
         with self._meter.open(call, type="chat") as account:
             account.event.bytes_in = len(body)
@@ -48,23 +46,26 @@ class Chat:
             if request.stream:
                 body = openai_chat.with_usage_asked(body, request)
             headers = {name: call.metadata[name] for name in _FORWARDED if name in call.metadata}
-            async with self._router.chat(body, call=call, account=account, measured=measured, headers=headers) as (
-                provider,
-                upstream,
-            ):
+
+            async def answered(provider: Provider, upstream: Answer) -> bytes:
                 call.status = upstream.status
-                if upstream.status < 400 and _is_stream(upstream, request):
-                    content_type, pieces = "text/event-stream", _stream(upstream, provider, account, request)
-                else:
-                    content_type = "application/json" if upstream.status >= 400 else upstream.content_type
-                    pieces = whole(upstream, provider, account, read=partial(_count, account, request))
-                async with aclosing(pieces):
-                    yield PassedAnswer(
-                        status=upstream.status,
-                        content_type=content_type,
-                        headers=passed_on(upstream.headers),
-                        pieces=pieces,
-                    )
+                return await _passed_on(upstream, provider, account, reply, request)
+
+            return await self._router.chat(
+                body, call=call, account=account, measured=measured, headers=headers, answered=answered
+            )
+
+
+async def _passed_on(
+    upstream: Answer, provider: Provider, account: Account, reply: Reply, request: ChatRequest
+) -> bytes:
+    headers = passed_on(upstream.headers)
+    if upstream.status < 400 and _is_stream(upstream, request):
+        reply.begin(Head(upstream.status, "text/event-stream", headers))
+        return await _stream(upstream, provider, account, reply, _Tally(account, request))
+    content_type = "application/json" if upstream.status >= 400 else upstream.content_type
+    reply.begin(Head(upstream.status, content_type, headers))
+    return await whole(upstream, provider, account, reply, read=partial(_count, account, request))
 
 
 def _is_stream(upstream: Answer, request: ChatRequest) -> bool:
@@ -83,28 +84,29 @@ def _count(account: Account, request: ChatRequest, body: bytes) -> None:
         raise UpstreamFailed("The provider did not answer with a stream.", code="upstream_malformed")
 
 
-async def _stream(
-    upstream: Answer, provider: Provider, account: Account, request: ChatRequest
-) -> AsyncGenerator[bytes, None]:
-    tally = _Tally(account, request)
+async def _stream(upstream: Answer, provider: Provider, account: Account, reply: Reply, tally: _Tally) -> bytes:
+    """Pass on each event, settle the account before the last one, and return that."""
     begun = False
     try:
-        async with aclosing(upstream.events()) as events:
-            async for raw in events:
-                event = raw if raw is KEEP_ALIVE else cleaned(raw)
+        while events := await upstream.events():
+            for raw in events:
+                event, data = read_event(raw)
                 if not event:
                     continue
-                end = tally.take(data_of(event))
+                end = tally.take(data) if data else None
                 if end is _FAILED:
                     event = provider.without_secrets(event)
                 account.sent(len(event))
                 if end is not None:
                     account.settle(end.outcome, status=upstream.status, error_code=end.error_code)
+                    if upstream.complete:
+                        return event
                 begun = True
-                yield event
+                await reply.write(event)
                 if end is not None:
+                    # Not held back for the end of the body, which has nothing to add.
                     await upstream.finish()
-                    return
+                    return b""
         raise UpstreamFailed("The provider's stream ended before it was complete.", code="upstream_cut")
     except TurnpikeError as error:
         tally.estimate()
@@ -117,8 +119,8 @@ async def _stream(
         # A disk that refuses the event is no reason to keep the error from the caller: the intent is on record.
         with suppress(Unavailable):
             account.settle(outcome, status=upstream.status, error_code=code)
-        yield last
-    except (asyncio.CancelledError, GeneratorExit):
+        return last
+    except asyncio.CancelledError:
         tally.estimate()
         raise
 
@@ -147,8 +149,6 @@ class _Tally:
 
         Raises UpstreamFailed when it is not JSON.
         """
-        if not data:
-            return None
         self._account.first_byte()
         if data.strip() == b"[DONE]":
             self.estimate()
@@ -163,8 +163,10 @@ class _Tally:
         if failed:
             self.estimate()
             return _FAILED
-        deltas = [choice.delta for choice in chunk.choices or () if choice.delta]
-        self._pieces += sum(1 for delta in deltas if delta.content or delta.tool_calls)
+        for choice in chunk.choices or ():
+            delta = choice.delta
+            if delta and (delta.content or delta.tool_calls):
+                self._pieces += 1
         if openai_chat.present(chunk.usage):
             self._count(chunk)
         return None

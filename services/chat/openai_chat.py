@@ -29,7 +29,7 @@ class ChatRequest(msgspec.Struct):
     temperature: Any = None
     top_p: Any = None
 
-    def measured(self, body: bytes) -> Measured:
+    def measured(self, body: bytes | memoryview) -> Measured:
         """Return what the usage event shows of the request."""
         limit = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
         return Measured(
@@ -91,20 +91,20 @@ _COMPLETION: Final = msgspec.json.Decoder(Completion)
 _USAGE: Final = msgspec.json.Decoder(_Usage)
 
 
-def parse_request(body: bytes) -> ChatRequest:
+def parse_request(body: bytes | memoryview) -> ChatRequest:
     """Return the request; raises InvalidRequest that says what is wrong and where."""
-    if not body.strip():
-        raise InvalidRequest("The request body is empty; send a JSON object.", code="empty_body")
     try:
         request = _REQUEST.decode(body)
     except (ValueError, RecursionError) as error:
+        if not bytes(body[:4096]).strip():
+            raise InvalidRequest("The request body is empty; send a JSON object.", code="empty_body") from None
         raise json_refusal(error) from None
     if not request.model:
         raise InvalidRequest("'model' must not be empty.", param="model")
     return request
 
 
-def with_usage_asked(body: bytes, request: ChatRequest) -> bytes:
+def with_usage_asked(body: bytes | memoryview, request: ChatRequest) -> bytes | memoryview:
     """Return the body with stream_options.include_usage true; every other field keeps its bytes."""
     fields = _FIELDS.decode(body)
     options: dict[str, msgspec.Raw] = {}

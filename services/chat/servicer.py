@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from google.api.httpbody_pb2 import HttpBody
-
-from common.call import Context, current_call
-from common.http_body import http_bodies, send_head
-from common.passthrough import raise_for_status
+from common.call import Call, Context, current_call
+from common.http_body import BodyView, HttpReply, send_head, sent
+from common.passthrough import Collected
 from common.principal import Requirement, Scope
 from services.chat import typed
 from services.chat.core import Chat
@@ -20,13 +18,15 @@ SERVICES: Final = (
     chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name,
     chat_http_pb2.DESCRIPTOR.services_by_name["ChatHttpService"].full_name,
 )
+_CREATE: Final = "/turnpike.chat.v1.ChatHttpService/CreateChatCompletion"
 REQUIREMENTS: Final[Mapping[str, Requirement]] = MappingProxyType(
     {
         "/turnpike.chat.v1.ChatService/CompleteChat": Scope("chat"),
         "/turnpike.chat.v1.ChatService/StreamChat": Scope("chat"),
-        "/turnpike.chat.v1.ChatHttpService/CreateChatCompletion": Scope("chat"),
+        _CREATE: Scope("chat"),
     }
 )
+PASSED_THROUGH: Final = (_CREATE,)
 
 
 class ChatHttpServicer(chat_http_pb2_grpc.ChatHttpServiceServicer):
@@ -35,12 +35,13 @@ class ChatHttpServicer(chat_http_pb2_grpc.ChatHttpServiceServicer):
     def __init__(self, chat: Chat) -> None:
         self._chat = chat
 
-    async def CreateChatCompletion(self, request: HttpBody, context: Context) -> AsyncIterator[HttpBody]:
+    async def CreateChatCompletion(  # type: ignore[override] # passed through
+        self, request: BodyView, context: Context
+    ) -> bytes:
         """Answer with the upstream's status, headers and bytes."""
         call = current_call()
-        async with self._chat.answer(request.data, call=call) as answer:
-            async for body in http_bodies(answer, call, context):
-                yield body
+        reply = HttpReply(call, context)
+        return await reply.end(await self._chat.answer(request.data, call=call, reply=reply))
 
 
 class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
@@ -54,23 +55,46 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
     ) -> chat_pb2.CompleteChatResponse:
         """Answer with the whole completion."""
         call = current_call()
-        async with self._chat.answer(typed.request_body(request.chat, stream=False), call=call) as answer:
-            body = b"".join([piece async for piece in answer.pieces])
-            raise_for_status(answer.status, body, answer.headers)
-            await send_head(answer, call, context)
-            return typed.completion(body)
+        reply = Collected()
+        asked = typed.request_body(request.chat, stream=False)
+        body = reply.whole(await self._chat.answer(asked, call=call, reply=reply))
+        await send_head(reply.head, call, context)
+        return typed.completion(body)
 
-    async def StreamChat(
+    async def StreamChat(  # type: ignore[override] # the stubs know generators only, the runtime coroutines that write, too
         self, request: chat_pb2.StreamChatRequest, context: Context
-    ) -> AsyncIterator[chat_pb2.StreamChatResponse]:
+    ) -> None:
         """Answer with each piece of the completion."""
         call = current_call()
-        async with self._chat.answer(typed.request_body(request.chat, stream=True), call=call) as answer:
-            if answer.status >= 400:
-                body = b"".join([piece async for piece in answer.pieces])
-                raise_for_status(answer.status, body, answer.headers)
-            await send_head(answer, call, context)
-            async for piece in answer.pieces:
-                message = typed.stream_message(piece)
-                if message is not None:
-                    yield message
+        reply = _TypedReply(call, context)
+        asked = typed.request_body(request.chat, stream=True)
+        await reply.end(await self._chat.answer(asked, call=call, reply=reply))
+
+
+class _TypedReply(Collected):
+    """Sends each event as a typed message; an error's body is kept and raised at its end."""
+
+    def __init__(self, call: Call, context: Context) -> None:
+        super().__init__()
+        self._call = call
+        self._context = context
+        self._begun = False
+
+    async def write(self, piece: bytes) -> None:
+        """Send the event's message, if it has one."""
+        if self.head.status >= 400:
+            await super().write(piece)
+            return
+        message = typed.stream_message(piece)
+        if message is None:
+            return
+        if not self._begun:
+            self._begun = True
+            await send_head(self.head, self._call, self._context)
+        await sent(message, self._context)
+
+    async def end(self, piece: bytes) -> None:
+        """Send the last event's message, or raise the error."""
+        if self.head.status >= 400:
+            self.whole(piece)
+        await self.write(piece)

@@ -10,14 +10,21 @@ from common.authenticator import Authenticator, RemoteAuthenticator
 from common.config import load
 from common.error_interceptor import ErrorInterceptor
 from common.http_client import HttpClient
-from common.logs import configure_logging
+from common.logs import CallLog, call_log, configure_logging
 from common.metering import Meter
 from common.server import Server, serve
 from common.shipper import shipped_outbox
 from common.telemetry import Telemetry, TelemetryInterceptor, from_environment
 from services.chroma.config import ChromaSettings
 from services.chroma.core import Chroma
-from services.chroma.servicer import CREDENTIALS, REQUIREMENTS, SERVICES, ChromaHttpServicer, ChromaServicer
+from services.chroma.servicer import (
+    CREDENTIALS,
+    PASSED_THROUGH,
+    REQUIREMENTS,
+    SERVICES,
+    ChromaHttpServicer,
+    ChromaServicer,
+)
 from services.chroma.upstream import HttpUpstream, NullUpstream, Upstream
 from turnpike.chroma.v1.chroma_http_pb2_grpc import add_ChromaHttpServiceServicer_to_server
 from turnpike.chroma.v1.chroma_pb2_grpc import add_ChromaServiceServicer_to_server
@@ -34,6 +41,7 @@ def server_of(
     chroma: Chroma,
     *,
     telemetry: Telemetry,
+    log: CallLog,
     authenticator: Authenticator,
     service_key: SecretStr,
     max_concurrent_calls: int = 4096,
@@ -46,7 +54,7 @@ def server_of(
             lambda server: add_ChromaHttpServiceServicer_to_server(ChromaHttpServicer(chroma), server),
         ],
         interceptors=[
-            TelemetryInterceptor(telemetry),
+            TelemetryInterceptor(telemetry, log=log),
             ErrorInterceptor(),
             AuthInterceptor(
                 authenticator,
@@ -56,6 +64,7 @@ def server_of(
             ),
         ],
         requirements=REQUIREMENTS,
+        passed_through=PASSED_THROUGH,
         max_concurrent_calls=max_concurrent_calls,
     )
 
@@ -76,6 +85,7 @@ async def main(settings: ChromaSettings) -> None:
                 separator=settings.namespace_separator,
             ),
             telemetry=telemetry,
+            log=call_log(settings.log_level),
             authenticator=authenticator,
             service_key=settings.service_key,
             max_concurrent_calls=settings.max_concurrent_calls,

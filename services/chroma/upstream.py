@@ -67,7 +67,7 @@ class HttpUpstream:
         try:
             content = await answer.read()
         finally:
-            await answer.close()
+            answer.close()
         if 300 <= answer.status < 400:
             raise UpstreamFailed("The Chroma server answered with a redirect.", code="upstream_malformed")
         if answer.status >= 400 and len(self._secret) >= _SECRET_CHARACTERS:

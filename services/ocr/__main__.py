@@ -9,7 +9,7 @@ from common.authenticator import RemoteAuthenticator
 from common.config import load
 from common.error_interceptor import ErrorInterceptor
 from common.http_client import HttpClient
-from common.logs import configure_logging
+from common.logs import call_log, configure_logging
 from common.metering import Meter
 from common.providers.mistral import MistralProvider
 from common.providers.provider import NullProvider, OcrProvider
@@ -19,7 +19,7 @@ from common.shipper import shipped_outbox
 from common.telemetry import TelemetryInterceptor, from_environment
 from services.ocr.config import OcrSettings
 from services.ocr.core import Ocr
-from services.ocr.servicer import DESERIALIZERS, REQUIREMENTS, SERVICES, OcrHttpServicer, OcrServicer
+from services.ocr.servicer import PASSED_THROUGH, REQUIREMENTS, SERVICES, OcrHttpServicer, OcrServicer
 from turnpike.ocr.v1.ocr_http_pb2_grpc import add_OcrHttpServiceServicer_to_server
 from turnpike.ocr.v1.ocr_pb2_grpc import add_OcrServiceServicer_to_server
 
@@ -53,12 +53,12 @@ async def main(settings: OcrSettings) -> None:
                 lambda server: add_OcrHttpServiceServicer_to_server(OcrHttpServicer(ocr), server),
             ],
             interceptors=[
-                TelemetryInterceptor(telemetry),
+                TelemetryInterceptor(telemetry, log=call_log(settings.log_level)),
                 ErrorInterceptor(),
                 AuthInterceptor(authenticator, requirements=REQUIREMENTS, service_key=settings.service_key),
             ],
             requirements=REQUIREMENTS,
-            deserializers=DESERIALIZERS,
+            passed_through=PASSED_THROUGH,
             max_concurrent_calls=settings.max_concurrent_calls,
         )
         await serve(server, name="ocr", listen=settings.listen, variable="TURNPIKE_OCR_LISTEN")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
 from functools import partial
 
 from common.call import Call
 from common.config import MAX_BODY_BYTES
 from common.errors import PayloadTooLarge
 from common.metering import Account, Measured, Meter
-from common.passthrough import PassedAnswer, whole
-from common.providers.provider import OcrProvider
+from common.passthrough import Head, Reply, whole
+from common.providers.provider import Answer, OcrProvider
 from common.providers.router import Router, passed_on
 from services.ocr.mistral_ocr import parse_answer, parse_request
 
@@ -24,11 +22,11 @@ class Ocr:
         self._meter = meter
         self._default_model = default_model
 
-    @asynccontextmanager
-    async def answer(self, body: bytes | memoryview, *, call: Call) -> AsyncIterator[PassedAnswer]:
-        """Yield the answer to Mistral's request ``body``; the request's account is settled when the context ends.
+    async def answer(self, body: bytes | memoryview, *, call: Call, reply: Reply) -> bytes:
+        """Answer Mistral's request ``body``: all pieces go to ``reply`` but the last, which is returned.
 
-        Raises InvalidRequest, UpstreamFailed, UpstreamTimeout or Unavailable before the first piece.
+        The request's account is settled before. Raises InvalidRequest, UpstreamFailed, UpstreamTimeout or Unavailable
+        before the first piece.
         """
         with self._meter.open(call, type="ocr") as account:
             account.event.bytes_in = len(body)
@@ -37,18 +35,16 @@ class Ocr:
             request = parse_request(body, default_model=self._default_model)
             measured = Measured(model=request.model, stream=False, bytes_in=len(body))
             account.describe(measured)
-            async with self._router.ocr(request.body, call=call, account=account, measured=measured) as (
-                provider,
-                upstream,
-            ):
+
+            async def answered(provider: OcrProvider, upstream: Answer) -> bytes:
                 call.status = upstream.status
-                async with aclosing(whole(upstream, provider, account, read=partial(_count, account))) as pieces:
-                    yield PassedAnswer(
-                        status=upstream.status,
-                        content_type="application/json" if upstream.status >= 400 else upstream.content_type,
-                        headers=passed_on(upstream.headers),
-                        pieces=pieces,
-                    )
+                content_type = "application/json" if upstream.status >= 400 else upstream.content_type
+                reply.begin(Head(upstream.status, content_type, passed_on(upstream.headers)))
+                return await whole(upstream, provider, account, reply, read=partial(_count, account))
+
+            return await self._router.ocr(
+                request.body, call=call, account=account, measured=measured, answered=answered
+            )
 
 
 def _count(account: Account, body: bytes) -> None:

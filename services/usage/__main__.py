@@ -12,7 +12,7 @@ from common.auth_interceptor import CREDENTIAL_HEADERS, AuthInterceptor
 from common.authenticator import Authenticator, RemoteAuthenticator
 from common.config import load
 from common.error_interceptor import ErrorInterceptor
-from common.logs import configure_logging
+from common.logs import call_log, configure_logging
 from common.server import Server, serve
 from common.telemetry import TelemetryInterceptor
 from services.usage.clickhouse_store import ClickHouseStore
@@ -73,7 +73,7 @@ def _server(settings: Settings, *, core: UsageCore, auth: Authenticator) -> Serv
             lambda to: ingest_pb2_grpc.add_UsageIngestServiceServicer_to_server(UsageIngestServicer(core), to),
         ],
         interceptors=[
-            TelemetryInterceptor(telemetry.from_environment("usage")),
+            TelemetryInterceptor(telemetry.from_environment("usage"), log=call_log(settings.log_level)),
             ErrorInterceptor(),
             AuthInterceptor(
                 UsageKeyAuthenticator(auth, key=settings.usage_key) if has_key else auth,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
@@ -16,6 +16,7 @@ from common.auth_interceptor import AuthInterceptor
 from common.authenticator import FakeAuthenticator
 from common.call import Context, Interceptor
 from common.error_interceptor import ErrorInterceptor
+from common.logs import CallLog, NullCallLog
 from common.principal import Requirement, Scope
 from common.server import Register, Server
 from common.telemetry import Telemetry, TelemetryInterceptor
@@ -58,11 +59,14 @@ class Behaviour(chat_pb2_grpc.ChatServiceServicer):
 
 
 def the_interceptors(
-    telemetry: Telemetry | None = None, *, requirements: Mapping[str, Requirement] = REQUIREMENTS
+    telemetry: Telemetry | None = None,
+    *,
+    log: CallLog | None = None,
+    requirements: Mapping[str, Requirement] = REQUIREMENTS,
 ) -> list[Interceptor]:
     """Make the interceptors of every service; Alice's token is the only one that is known."""
     return [
-        TelemetryInterceptor(telemetry or Telemetry("chat")),
+        TelemetryInterceptor(telemetry or Telemetry("chat"), log=log or NullCallLog()),
         ErrorInterceptor(),
         AuthInterceptor(FakeAuthenticator({ALICES_TOKEN: ALICE}), requirements=requirements, service_key=SERVICE_KEY),
     ]
@@ -74,6 +78,7 @@ async def running(
     services: Sequence[str] = (SERVICE,),
     interceptors: Sequence[Interceptor] | None = None,
     requirements: Mapping[str, Requirement] = REQUIREMENTS,
+    passed_through: Collection[str] = (),
     max_concurrent_calls: int = 100,
 ) -> AsyncIterator[grpc.aio.Channel]:
     """Serve on a free port, and give a channel to it."""
@@ -82,6 +87,7 @@ async def running(
         registers=registers,
         interceptors=the_interceptors(requirements=requirements) if interceptors is None else interceptors,
         requirements=requirements,
+        passed_through=passed_through,
         max_concurrent_calls=max_concurrent_calls,
     )
     port = await server.start("127.0.0.1:0")

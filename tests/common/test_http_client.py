@@ -7,7 +7,7 @@ import contextlib
 import gzip
 import socket
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
 import pytest
 
@@ -44,16 +44,22 @@ async def asked(client: HttpClient, url: str, body: bytes = b"{}") -> AsyncItera
     try:
         yield answer
     finally:
-        await answer.close()
+        answer.close()
+
+
+async def events_of(answer: HttpAnswer) -> AsyncGenerator[bytes, None]:
+    while events := await answer.events():
+        for event in events:
+            yield event
 
 
 async def read_into(seen: list[bytes], answer: HttpAnswer) -> None:
-    async for event in answer.events():
+    async for event in events_of(answer):
         seen.append(event)
 
 
 async def all_events(answer: HttpAnswer) -> list[bytes]:
-    return [event async for event in answer.events()]
+    return [event async for event in events_of(answer)]
 
 
 async def test_a_json_answer_comes_whole_with_its_status_and_headers() -> None:
@@ -99,7 +105,7 @@ async def test_an_event_is_handed_on_before_the_next_one_is_there() -> None:
         await request.connection.send(chunk(_B) + LAST_CHUNK)
 
     async with serving(answer) as upstream, HttpClient(timers=timers()) as client, asked(client, upstream.url) as got:
-        events = got.events()
+        events = events_of(got)
         assert await anext(events) == _A
         seen.set()
         assert await anext(events) == _B
@@ -178,7 +184,7 @@ async def test_the_chunk_timer_begins_anew_with_each_chunk() -> None:
         HttpClient(timers=timers(gap=0.8, alive=0.1)) as client,
         asked(client, upstream.url) as got,
     ):
-        async for event in got.events():
+        async for event in events_of(got):
             silences += event is KEEP_ALIVE
             # Three silences before each event: together longer than the timer, each much shorter.
             if silences and silences % 3 == 0 and event is KEEP_ALIVE:
@@ -242,7 +248,7 @@ async def test_silence_is_filled_with_comments_and_no_event_is_lost_for_it() -> 
         HttpClient(timers=timers(alive=_SOON)) as client,
         asked(client, upstream.url) as got,
     ):
-        events = got.events()
+        events = events_of(got)
         assert [await anext(events), await anext(events)] == [KEEP_ALIVE, KEEP_ALIVE]
         silent.set()
         rest = [event async for event in events]
@@ -310,7 +316,7 @@ async def test_a_body_that_is_cut_is_a_failure_after_what_came_before(begin: byt
             request.connection.reset()
 
     async with serving(answer) as upstream, HttpClient(timers=timers()) as client, asked(client, upstream.url) as got:
-        events = got.events()
+        events = events_of(got)
         assert await anext(events) == _A
         seen.set()
         with pytest.raises(UpstreamFailed) as raised:
@@ -366,7 +372,7 @@ async def test_a_stream_that_was_read_to_its_end_leaves_its_connection_for_the_n
     async with serving(answer) as upstream, HttpClient(timers=timers()) as client:
         for _ in range(3):
             async with asked(client, upstream.url) as got:
-                events = got.events()
+                events = events_of(got)
                 assert await anext(events) == _B
                 await events.aclose()
                 await got.finish()
@@ -381,7 +387,7 @@ async def test_a_stream_that_was_left_early_closes_its_connection() -> None:
     async with serving(answer) as upstream, HttpClient(timers=timers()) as client:
         for number in range(2):
             async with asked(client, upstream.url) as got:
-                events = got.events()
+                events = events_of(got)
                 assert await anext(events) == _A
                 await events.aclose()
             await upstream.connections[number].closed.wait()
@@ -395,7 +401,7 @@ async def test_finishing_does_not_wait_long_for_a_server_that_does_not_end() -> 
 
     async with serving(answer) as upstream, HttpClient(timers=timers()) as client:
         async with asked(client, upstream.url) as got:
-            events = got.events()
+            events = events_of(got)
             assert await anext(events) == _B
             await events.aclose()
             await got.finish(timeout_seconds=_SOON)

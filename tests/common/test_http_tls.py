@@ -84,7 +84,7 @@ async def test_a_trusted_provider_is_asked_over_one_connection(certificate: Path
         for body in (b"{}", b"x" * 3_000_000):
             answer = await http.post(url, body=body, headers={})
             assert (answer.status, await answer.read()) == (200, b"{}")
-            await answer.close()
+            answer.close()
     assert connections == [0]
 
 

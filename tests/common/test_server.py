@@ -28,6 +28,7 @@ from common.errors import (
     UpstreamRefused,
 )
 from common.http_client import UnreachableError
+from common.logs import FakeCallLog
 from common.principal import NOBODY
 from common.server import Server, serve
 from tests.common.builders import ALICE
@@ -86,13 +87,19 @@ async def test_a_server_with_an_undeclared_rpc_does_not_start(missing: str) -> N
         Server(services=[SERVICE], registers=[], interceptors=[], requirements=declared)
 
 
-async def test_an_rpc_that_nobody_declared_is_not_served_even_if_it_is_registered() -> None:
+async def test_a_server_with_an_rpc_that_is_registered_and_not_declared_does_not_start() -> None:
     def register(server: grpc.aio.Server) -> None:
         chat_pb2_grpc.add_ChatServiceServicer_to_server(Behaviour(complete=hello), server)
 
-    async with running(register, services=(), requirements={}) as channel:
-        refused = await refusal(chat_pb2_grpc.ChatServiceStub(channel))
-        assert refused.code() is grpc.StatusCode.INTERNAL
+    with pytest.raises(ValueError, match="CompleteChat"):
+        Server(services=[], registers=[register], interceptors=[], requirements={})
+
+
+async def test_an_rpc_that_does_not_exist_is_unimplemented() -> None:
+    async with running(services=(), requirements={}) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await chat_pb2_grpc.ChatServiceStub(channel).CompleteChat(_ASK, metadata=BEARER)
+        assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 class Noting(Interceptor):
@@ -229,7 +236,7 @@ async def test_an_unexpected_exception_shows_nothing_and_is_logged(error: Except
     assert type(error).__name__ not in shown
     assert trailers(refused)["x-http-status"] == "500"
     assert json.loads(trailers(refused)["x-error-body"])["error"]["code"] == "internal_error"
-    assert [line["event"] for line in logs] == ["unexpected error", "call"]
+    assert [line["event"] for line in logs] == ["unexpected error"]
 
 
 async def test_an_error_within_a_stream_arrives_after_what_was_sent() -> None:
@@ -303,16 +310,16 @@ async def test_a_client_that_leaves_cancels_its_handler() -> None:
             ended.set()
         raise AssertionError("unreachable")
 
-    with capture_logs() as logs:
-        async with behaving(complete=complete) as stub:
-            call = stub.CompleteChat(_ASK, metadata=BEARER)
-            waiting = asyncio.ensure_future(call)
-            await began.wait()
-            call.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await waiting
-            await ended.wait()
-    assert [line["status"] for line in logs if line["event"] == "call"] == [499]
+    log = FakeCallLog()
+    async with behaving(complete=complete, interceptors=the_interceptors(log=log)) as stub:
+        call = stub.CompleteChat(_ASK, metadata=BEARER)
+        waiting = asyncio.ensure_future(call)
+        await began.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await ended.wait()
+    assert [line.status for line in log.lines] == [499]
 
 
 async def test_a_client_that_leaves_a_stream_closes_its_generator() -> None:

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from common.errors import UpstreamFailed
-from common.sse import KEEP_ALIVE, EventSplitter, cleaned, data_of
+from common.sse import KEEP_ALIVE, EventSplitter, cleaned, data_of, read_event
 
 _ENDS = [b"\n", b"\r\n", b"\r"]
 
@@ -134,13 +134,16 @@ def test_cleaning_drops_ids_retries_and_empty_data_and_nothing_else(stream: byte
             # An event without data is no event: the specification's clients drop it, and OpenAI's fail over it.
             expected = Parsed(comments=before.comments)
         assert after == ([] if expected == Parsed() else [expected])
+        passed, data = read_event(event)
+        assert parsed(passed) == after
+        assert data == data_of(passed)
 
 
 @given(st.sampled_from([b'{"a":1}', b"[DONE]", "ä€🎉".encode()]))
 def test_the_common_event_is_passed_on_byte_by_byte(data: bytes) -> None:
     event = b"data: " + data + b"\n\n"
-    assert cleaned(event) == event
-    assert data_of(event) == data
+    assert read_event(event) == (event, data)
+    assert (cleaned(event), data_of(event)) == (event, data)
 
 
 def test_an_event_is_there_with_its_last_byte() -> None:

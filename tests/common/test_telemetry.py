@@ -21,13 +21,13 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
-from structlog.testing import capture_logs
 
 from common.call import Context
 from common.errors import InvalidRequest, UpstreamFailed
+from common.logs import CallLine, FakeCallLog
 from common.metering import Measured, Meter, Outcome, TokenCounts, UsageSource
 from common.outbox import NullOutbox
-from common.providers.provider import FakeAnswer, FakeProvider, Provider
+from common.providers.provider import Answer, FakeAnswer, FakeProvider, Provider
 from common.providers.router import Router
 from common.telemetry import Telemetry, from_environment
 from tests.common.builders import a_call
@@ -85,15 +85,15 @@ async def complete(request: chat_pb2.CompleteChatRequest, context: Context) -> c
     return chat_pb2.CompleteChatResponse()
 
 
-async def called(recorded: Recorded, model: str = "", *metadata: tuple[str, str]) -> dict[str, Any]:
+async def called(recorded: Recorded, model: str = "", *metadata: tuple[str, str]) -> CallLine:
     """Make one call, and return its log line."""
-    with capture_logs() as logs:
-        async with behaving(complete=complete, interceptors=the_interceptors(recorded.telemetry)) as stub:
-            call = stub.CompleteChat(
-                chat_pb2.CompleteChatRequest(chat=chat_pb2.Chat(model=model)), metadata=(*BEARER, *metadata)
-            )
-            await asyncio.wait([asyncio.ensure_future(call.code())])
-    (line,) = (dict(log) for log in logs if log["event"] == "call")
+    log = FakeCallLog()
+    async with behaving(complete=complete, interceptors=the_interceptors(recorded.telemetry, log=log)) as stub:
+        call = stub.CompleteChat(
+            chat_pb2.CompleteChatRequest(chat=chat_pb2.Chat(model=model)), metadata=(*BEARER, *metadata)
+        )
+        await asyncio.wait([asyncio.ensure_future(call.code())])
+    (line,) = log.lines
     return line
 
 
@@ -114,7 +114,7 @@ async def test_a_calls_span_continues_the_callers_trace(recorded: Recorded) -> N
         "turnpike.request_id": "mine",
         "http.response.status_code": 200,
     }
-    assert (line["trace_id"], line["request_id"], line["user_id"]) == (_TRACE_ID, "mine", "alice")
+    assert (line.trace_id, line.request_id, line.user_id) == (_TRACE_ID, "mine", "alice")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ async def test_a_span_is_an_error_only_if_the_gateway_failed_and_never_repeats_a
 ) -> None:
     line = await called(recorded, model)
     (span,) = recorded.spans
-    assert dict(span.attributes or {})["http.response.status_code"] == line["status"] == status
+    assert dict(span.attributes or {})["http.response.status_code"] == line.status == status
     assert span.status.status_code is code
     assert "secret words" not in span.to_json()
     assert "secret words" not in repr(line)
@@ -139,10 +139,10 @@ async def test_each_calls_duration_is_measured_by_method_and_status(recorded: Re
 
 
 async def test_without_spans_the_log_line_has_the_callers_trace() -> None:
-    with capture_logs() as logs:
-        async with behaving(complete=complete) as stub:
-            await stub.CompleteChat(chat_pb2.CompleteChatRequest(), metadata=(*BEARER, ("traceparent", _TRACEPARENT)))
-    assert [line["trace_id"] for line in logs] == [_TRACE_ID]
+    log = FakeCallLog()
+    async with behaving(complete=complete, interceptors=the_interceptors(log=log)) as stub:
+        await stub.CompleteChat(chat_pb2.CompleteChatRequest(), metadata=(*BEARER, ("traceparent", _TRACEPARENT)))
+    assert [line.trace_id for line in log.lines] == [_TRACE_ID]
 
 
 async def asked(telemetry: Telemetry, provider: FakeProvider, *, metadata: dict[str, str]) -> None:
@@ -151,10 +151,14 @@ async def asked(telemetry: Telemetry, provider: FakeProvider, *, metadata: dict[
     router = Router[Provider](provider, telemetry=telemetry)
     with telemetry.rpc(call), meter.open(call, type="chat") as account:
         account.describe(_MEASURED)
-        async with router.chat(b"{}", call=call, account=account, measured=_MEASURED, headers={}):
+
+        async def answered(_: Provider, __: Answer) -> bytes:
             account.first_byte()
             account.count(TokenCounts(1, 2, 4, 8, 16, 31), source=UsageSource.PROVIDER, upstream_model="gpt-5-2026")
             account.settle(Outcome.COMPLETED, status=200)
+            return b""
+
+        await router.chat(b"{}", call=call, account=account, measured=_MEASURED, headers={}, answered=answered)
 
 
 async def test_an_upstream_call_has_a_client_span_with_genai_names(recorded: Recorded) -> None:
@@ -343,8 +347,8 @@ def test_logs_are_lines_of_json_with_ids_and_without_contents_and_credentials() 
 
 _LOGGING_CALL = f"""
 import asyncio, logging, grpc
-from common.logs import configure_logging
-from tests.common.running import behaving
+from common.logs import call_log, configure_logging
+from tests.common.running import behaving, the_interceptors
 from turnpike.chat.v1 import chat_pb2
 
 async def complete(request, context):
@@ -355,7 +359,7 @@ async def complete(request, context):
 async def main():
     metadata = (("x-request-id", "mine"), ("traceparent", "{_TRACEPARENT}"))
     part = chat_pb2.ContentPart(text="words of the person")
-    async with behaving(complete=complete) as stub:
+    async with behaving(complete=complete, interceptors=the_interceptors(log=call_log("info"))) as stub:
         for token, model in (("tp_alice", ""), ("tp_wrong", ""), ("tp_alice", "broken")):
             chat = chat_pb2.Chat(model=model, messages=[chat_pb2.Message(content=[part])])
             call = stub.CompleteChat(

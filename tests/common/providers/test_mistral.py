@@ -24,7 +24,7 @@ async def test_a_request_goes_to_the_ocr_path_with_the_operators_key(base: str) 
         provider = MistralProvider(http, base_url=url, api_key=SecretStr(_KEY))
         answer = await provider.ocr(b"{}", headers={"x-request-id": "mine"})
         assert (answer.status, await answer.read()) == (200, b"{}")
-        await answer.close()
+        answer.close()
     (request,) = upstream.requests
     assert request.line == "POST /v1/ocr HTTP/1.1"
     assert request.headers["authorization"] == f"Bearer {_KEY}"
@@ -46,9 +46,9 @@ async def test_pieces_arrive_as_one_body(body: Body) -> None:
     async with serving(_answer) as upstream, HttpClient(timers=Timers()) as http:
         provider = MistralProvider(http, base_url=upstream.url.removesuffix("/chat/completions"), api_key=None)
         answer = await provider.ocr(body, headers={})
-        await answer.close()
+        answer.close()
     (request,) = upstream.requests
-    assert request.body == (body if isinstance(body, bytes) else b"".join(body))
+    assert request.body == (b"".join(body) if isinstance(body, tuple) else body)
     assert "authorization" not in request.headers
 
 

@@ -98,7 +98,7 @@ async def test_a_chat_is_posted_with_the_operators_key_and_never_the_callers(
         base_url = upstream.url.removesuffix("/v1/chat/completions")
         got = await a_provider(http, base_url, key).chat(b'{"a":1}', headers={"openai-organization": "mine"})
         assert await got.read() == b"{}"
-        await got.close()
+        got.close()
         (request,) = upstream.requests
     assert request.line == "POST /v1/chat/completions HTTP/1.1"
     assert request.body == b'{"a":1}'

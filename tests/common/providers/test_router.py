@@ -10,7 +10,7 @@ from common.errors import Unavailable, UpstreamFailed, UpstreamTimeout
 from common.http_client import UnreachableError
 from common.metering import Account, Measured, Meter
 from common.outbox import FakeOutbox
-from common.providers.provider import FakeAnswer, FakeProvider, NullProvider, Provider
+from common.providers.provider import Answer, FakeAnswer, FakeProvider, NullProvider, Provider
 from common.providers.router import Router, passed_on
 from common.telemetry import Telemetry
 from tests.common.builders import RefusingOutbox, a_call
@@ -34,11 +34,14 @@ class Trial:
 
     async def ask(self, *, account: Account | None = None, headers: dict[str, str] | None = None) -> bytes:
         call = a_call()
+
+        async def answered(_: Provider, answer: Answer) -> bytes:
+            return await answer.read()
+
         with account or self.meter.open(call, type="chat") as opened:
-            async with self.router.chat(
-                b"{}", call=call, account=opened, measured=_MEASURED, headers=headers or {}
-            ) as (_, answer):
-                return await answer.read()
+            return await self.router.chat(
+                b"{}", call=call, account=opened, measured=_MEASURED, headers=headers or {}, answered=answered
+            )
 
     @property
     def attempts(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from common.metering import Meter
 from common.outbox import FakeOutbox, Outbox
+from common.passthrough import Collected
 from common.providers.provider import FakeAnswer, FakeProvider
 from common.providers.router import Router
 from common.telemetry import Telemetry
@@ -103,9 +104,10 @@ class Trial:
 
     async def ask(self, body: bytes = ASK, *, metadata: Mapping[str, str] | None = None) -> Got:
         """Ask, and read the whole answer."""
-        async with self.chat.answer(body, call=a_call(metadata=metadata or {})) as answer:
-            pieces = [piece async for piece in answer.pieces]
-            return Got(answer.status, answer.content_type, answer.headers, pieces)
+        reply = Collected()
+        last = await self.chat.answer(body, call=a_call(metadata=metadata or {}), reply=reply)
+        head = reply.head
+        return Got(head.status, head.content_type, head.headers, [*reply.pieces, *([last] if last else [])])
 
     @property
     def event(self) -> UsageEvent:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import types
-from collections.abc import AsyncIterator, Coroutine, Generator
+from collections.abc import Coroutine, Generator
 from typing import Any, TypeVar
 
 import pytest
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from common.config import MAX_BODY_BYTES
 from common.errors import InvalidRequest, PayloadTooLarge, Unavailable, UpstreamFailed, UpstreamTimeout
 from common.http_client import UnreachableError
+from common.passthrough import Collected
 from common.providers.provider import FakeAnswer
 from common.sse import KEEP_ALIVE
 from tests.common.builders import RefusingOutbox, a_call
@@ -88,11 +89,14 @@ async def test_a_stream_is_passed_on_event_by_event_and_counted() -> None:
 async def test_the_event_is_on_record_before_the_last_piece_leaves(answer: FakeAnswer, body: bytes) -> None:
     trial = Trial(answer)
     on_record: list[int] = []
-    async with trial.chat.answer(body, call=a_call()) as got:
-        assert trial.outbox.events == []
-        async for _ in got.pieces:
+
+    class Watching(Collected):
+        async def write(self, piece: bytes) -> None:
             on_record.append(len(trial.outbox.events))
-    assert on_record == [0] * (len(on_record) - 1) + [1]
+
+    assert await trial.chat.answer(body, call=a_call(), reply=Watching())
+    assert on_record == [0] * len(on_record)
+    assert len(trial.outbox.events) == 1
 
 
 async def test_the_intent_is_on_record_before_the_provider_is_asked() -> None:
@@ -244,8 +248,12 @@ async def test_a_stream_without_its_terminator_ends_with_an_error_event() -> Non
     assert trial.counts == COUNTED
 
 
-@pytest.mark.parametrize(("events", "finishes"), [(EVENTS, 1), (EVENTS[:-1], 0)], ids=["whole", "cut"])
-async def test_only_a_whole_stream_leaves_its_connection_for_the_next(events: list[bytes], finishes: int) -> None:
+@pytest.mark.parametrize(
+    ("events", "finishes"),
+    [((*EVENTS, b": and more"), 1), (EVENTS, 0), (EVENTS[:-1], 0)],
+    ids=["not complete", "complete", "cut"],
+)
+async def test_only_the_end_of_a_whole_stream_is_waited_for(events: list[bytes], finishes: int) -> None:
     finished: list[bool] = []
 
     class Finishing(FakeAnswer):
@@ -471,18 +479,21 @@ def pause() -> Generator[None, None, None]:
 class SlowAnswer(FakeAnswer):
     """Suspends before each piece, and before its end."""
 
-    async def _pieces(self) -> AsyncIterator[bytes]:
-        async for piece in super()._pieces():
-            await pause()
-            yield piece
+    async def _next(self) -> bytes | None:
         await pause()
+        return await super()._next()
 
 
-async def read_slowly(trial: Trial, body: bytes, pieces: list[bytes]) -> None:
-    async with trial.chat.answer(body, call=a_call()) as answer:
-        async for piece in answer.pieces:
-            await pause()
-            pieces.append(piece)
+class SlowReply(Collected):
+    """Suspends before each piece."""
+
+    async def write(self, piece: bytes) -> None:
+        await pause()
+        await super().write(piece)
+
+
+async def read_slowly(trial: Trial, body: bytes) -> None:
+    await trial.chat.answer(body, call=a_call(), reply=SlowReply())
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
@@ -491,8 +502,7 @@ def test_a_caller_who_leaves_at_any_point_leaves_one_event(steps: int, stream: b
     parts = EVENTS if stream else [completion()[:50], completion()[50:]]
     answer = SlowAnswer(parts, content_type="text/event-stream" if stream else "application/json")
     trial = Trial(answer)
-    pieces: list[bytes] = []
-    reading = read_slowly(trial, ASK_STREAM if stream else ASK, pieces)
+    reading = read_slowly(trial, ASK_STREAM if stream else ASK)
     try:
         for _ in range(steps):
             reading.send(None)
@@ -511,32 +521,34 @@ def test_a_caller_who_leaves_at_any_point_leaves_one_event(steps: int, stream: b
         assert trial.counts[0] in (("PROVIDER", "ESTIMATED") if stream else ("NONE",))
 
 
-@pytest.mark.parametrize("taken", range(1, len(EVENTS) + 1))
-@pytest.mark.parametrize("end", [GeneratorExit(), asyncio.CancelledError()], ids=["closed", "cancelled"])
-async def test_a_caller_who_takes_no_further_piece_leaves_one_event(taken: int, end: BaseException) -> None:
-    answer = stream_answer(*EVENTS)
+@pytest.mark.parametrize("taken", range(len(EVENTS)))
+@pytest.mark.parametrize("more", [b"", b": and more"], ids=["complete", "not complete"])
+async def test_a_caller_who_takes_no_further_piece_leaves_one_event(taken: int, more: bytes) -> None:
+    answer = stream_answer(*EVENTS, *([more] if more else []))
     trial = Trial(answer)
 
-    async def leave() -> None:
-        async with trial.chat.answer(ASK_STREAM, call=a_call()) as got:
-            for _ in range(taken):
-                await anext(got.pieces)
-            raise end
+    class Leaving(Collected):
+        async def write(self, piece: bytes) -> None:
+            if len(self.pieces) == taken:
+                raise asyncio.CancelledError
+            await super().write(piece)
 
-    with pytest.raises(type(end)):
-        await leave()
-    assert answer.closed
-    if taken == len(EVENTS):
-        assert trial.outcome == ("COMPLETED", 200, "")
+    last = len(EVENTS) - 1
+    if taken == last and not more:
+        # The last piece is not written: it leaves with the status.
+        assert await trial.chat.answer(ASK_STREAM, call=a_call(), reply=Leaving()) == DONE
     else:
-        assert trial.outcome == ("CLIENT_GONE", 499, "client_gone")
-    assert trial.event.bytes_out == len(b"".join(EVENTS[:taken]))
+        with pytest.raises(asyncio.CancelledError):
+            await trial.chat.answer(ASK_STREAM, call=a_call(), reply=Leaving())
+    assert answer.closed
+    assert trial.outcome == (("COMPLETED", 200, "") if taken == last else ("CLIENT_GONE", 499, "client_gone"))
+    assert trial.event.bytes_out == len(b"".join(EVENTS[: taken + 1]))
 
 
 def test_a_caller_who_leaves_a_stream_of_unreadable_messages_is_still_a_caller_who_left() -> None:
     body = b'{"model":"m","messages":[{"content":"\xff"}],"stream":true}'
     trial = Trial(SlowAnswer(EVENTS, content_type="text/event-stream"))
-    reading = read_slowly(trial, body, [])
+    reading = read_slowly(trial, body)
     for _ in range(4):
         reading.send(None)
     with pytest.raises(asyncio.CancelledError):

@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from common.errors import Unauthenticated
 from common.http_client import HttpClient, Timers
+from common.logs import NullCallLog
 from common.metering import Meter
 from common.outbox import FakeOutbox
 from common.principal import Kind, Principal
@@ -144,7 +145,9 @@ async def running_service(upstream: Upstream, *, separator: str = SEPARATOR) -> 
     outbox = FakeOutbox()
     telemetry = Telemetry("chroma")
     chroma = Chroma(upstream, meter=Meter(outbox, service="chroma", telemetry=telemetry), separator=separator)
-    server = server_of(chroma, telemetry=telemetry, authenticator=AuthenticatorOfUsers(), service_key=_SERVICE_KEY)
+    server = server_of(
+        chroma, telemetry=telemetry, log=NullCallLog(), authenticator=AuthenticatorOfUsers(), service_key=_SERVICE_KEY
+    )
     port = await server.start("127.0.0.1:0")
     options = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:

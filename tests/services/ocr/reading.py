@@ -15,16 +15,17 @@ from common.auth_interceptor import AuthInterceptor
 from common.authenticator import FakeAuthenticator
 from common.call import Call
 from common.error_interceptor import ErrorInterceptor
+from common.logs import NullCallLog
 from common.metering import Meter
 from common.outbox import FakeOutbox
-from common.passthrough import PassedAnswer
+from common.passthrough import Collected
 from common.principal import Kind, Principal
 from common.providers.provider import FakeAnswer, FakeProvider
 from common.providers.router import Router
 from common.server import Server
 from common.telemetry import Telemetry, TelemetryInterceptor
 from services.ocr.core import Ocr
-from services.ocr.servicer import DESERIALIZERS, REQUIREMENTS, SERVICES, OcrHttpServicer, OcrServicer
+from services.ocr.servicer import PASSED_THROUGH, REQUIREMENTS, SERVICES, OcrHttpServicer, OcrServicer
 from turnpike.ocr.v1.ocr_http_pb2_grpc import add_OcrHttpServiceServicer_to_server
 from turnpike.ocr.v1.ocr_pb2_grpc import add_OcrServiceServicer_to_server
 from turnpike.usage.v1.ingest_pb2 import Outcome, UsageEvent, UsageSource
@@ -90,8 +91,9 @@ class Trial:
 
     async def ask(self, body: bytes | memoryview = ASK) -> Got:
         """Ask, and read the whole answer."""
-        async with self.ocr.answer(body, call=a_call()) as answer:
-            return await got(answer)
+        reply = Collected()
+        last = await self.ocr.answer(body, call=a_call(), reply=reply)
+        return Got(reply.head.status, reply.head.content_type, reply.head.headers, [*reply.pieces, last])
 
     @property
     def asked(self) -> bytes:
@@ -117,12 +119,6 @@ class Trial:
         return UsageSource.Name(self.event.usage_source).removeprefix("USAGE_SOURCE_"), self.event.ocr_pages
 
 
-async def got(answer: PassedAnswer) -> Got:
-    """Read the whole answer."""
-    pieces = [piece async for piece in answer.pieces]
-    return Got(answer.status, answer.content_type, answer.headers, pieces)
-
-
 @contextlib.asynccontextmanager
 async def served(trial: Trial) -> AsyncIterator[grpc.aio.Channel]:
     """Serve the trial through a real gRPC server in this process, and give a channel to it."""
@@ -134,12 +130,12 @@ async def served(trial: Trial) -> AsyncIterator[grpc.aio.Channel]:
             lambda server: add_OcrHttpServiceServicer_to_server(OcrHttpServicer(trial.ocr), server),
         ],
         interceptors=[
-            TelemetryInterceptor(Telemetry("ocr")),
+            TelemetryInterceptor(Telemetry("ocr"), log=NullCallLog()),
             ErrorInterceptor(),
             AuthInterceptor(authenticator, requirements=REQUIREMENTS, service_key=SecretStr("k" * 16)),
         ],
         requirements=REQUIREMENTS,
-        deserializers=DESERIALIZERS,
+        passed_through=PASSED_THROUGH,
     )
     port = await server.start("127.0.0.1:0")
     try:

@@ -10,6 +10,7 @@ import pytest
 from common.config import MAX_BODY_BYTES
 from common.errors import InvalidRequest, PayloadTooLarge, UpstreamFailed, UpstreamTimeout
 from common.http_client import UnreachableError
+from common.passthrough import Collected
 from common.providers.provider import FakeAnswer
 from tests.services.ocr.reading import ASK, DEFAULT_MODEL, Trial, a_call, read
 
@@ -61,26 +62,29 @@ async def test_pages_may_come_as_text() -> None:
 async def test_an_answer_of_megabytes_comes_in_pieces_and_is_settled_before_the_last() -> None:
     body = b'{"usage_info":{"pages_processed":2},"images":"' + b"x" * 3_000_000 + b'"}'
     trial = Trial(FakeAnswer([body]))
-    pieces = []
-    async with trial.ocr.answer(ASK, call=a_call()) as answer:
-        async for piece in answer.pieces:
-            pieces.append(piece)
-            assert bool(trial.outbox.events) == (len(b"".join(pieces)) == len(body))
-    assert b"".join(pieces) == body
-    assert max(map(len, pieces)) <= 256 * 1024
+
+    class Watching(Collected):
+        async def write(self, piece: bytes) -> None:
+            assert trial.outbox.events == []
+            await super().write(piece)
+
+    reply = Watching()
+    last = await trial.ocr.answer(ASK, call=a_call(), reply=reply)
+    assert len(trial.outbox.events) == 1
+    assert reply.whole(last) == body
+    assert max(map(len, [*reply.pieces, last])) <= 256 * 1024
     assert trial.event.bytes_out == len(body)
 
 
 async def test_a_caller_who_leaves_in_the_middle_is_still_billed_for_the_pages() -> None:
     trial = Trial(FakeAnswer([b'{"usage_info":{"pages_processed":2},"images":"' + b"x" * 3_000_000 + b'"}']))
 
-    async def leave_early() -> None:
-        async with trial.ocr.answer(ASK, call=a_call()) as answer:
-            await anext(aiter(answer.pieces))
+    class Leaving(Collected):
+        async def write(self, piece: bytes) -> None:
             raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        await leave_early()
+        await trial.ocr.answer(ASK, call=a_call(), reply=Leaving())
     assert trial.outcome == ("CLIENT_GONE", 499, "client_gone")
     assert trial.pages == ("PROVIDER", 2)
     assert trial.event.bytes_out == 256 * 1024

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from common.auth_interceptor import CREDENTIAL_HEADERS, AuthInterceptor
 from common.authenticator import FakeAuthenticator
 from common.error_interceptor import ErrorInterceptor
+from common.logs import NullCallLog
 from common.principal import Kind, Principal
 from common.server import Server
 from common.telemetry import Telemetry, TelemetryInterceptor
@@ -82,7 +83,7 @@ async def start() -> AsyncIterator[Start]:
                     lambda to: ingest_pb2_grpc.add_UsageIngestServiceServicer_to_server(UsageIngestServicer(core), to),
                 ],
                 interceptors=[
-                    TelemetryInterceptor(Telemetry("usage")),
+                    TelemetryInterceptor(Telemetry("usage"), log=NullCallLog()),
                     ErrorInterceptor(),
                     AuthInterceptor(
                         auth,
