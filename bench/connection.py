@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_LAST_CHUNK: Final = b"0\r\n\r\n"
 _CHUNKED: Final = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
 
 
@@ -37,6 +38,8 @@ class Connection(asyncio.Protocol):
         # Bytes of the body that are still to come; negative for a chunked one.
         self._left = 0
         self._parts: list[bytes] = []
+        self._arrived: list[bytes] = []
+        self._tail = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -54,6 +57,8 @@ class Connection(asyncio.Protocol):
         self._status = 0
         self._rest = b""
         self._parts = []
+        self._arrived = []
+        self._tail = b""
         self._first_byte_at = 0.0
         self._sent_at = time.perf_counter()
         self._transport.write(request)
@@ -66,6 +71,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         now = time.perf_counter()
         rest = self._rest + data if self._rest else data
+        self._rest = b""
         if not self._status:
             end = rest.find(b"\r\n\r\n")
             if end < 0:
@@ -75,6 +81,14 @@ class Connection(asyncio.Protocol):
             rest = rest[end + 4 :]
         if rest and not self._first_byte_at:
             self._first_byte_at = now
+        if self._left < 0:
+            # A stream is taken apart once it may be complete, not event by event: the load shares the cores.
+            self._arrived.append(rest)
+            self._tail = (self._tail + rest)[-len(_LAST_CHUNK) :]
+            if self._tail != _LAST_CHUNK:
+                return
+            rest = b"".join(self._arrived)
+            self._arrived = []
         if self._read_body(rest):
             self._waiting = False
             self._on_answer(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -83,8 +84,9 @@ class _Remembered:
 class RemoteAuthenticator:
     """Asks the auth service; an async context manager that watches for revocations while it is open.
 
-    Answers are kept for as long as the auth service allows, ``capacity`` of them at most. Credentials are kept as
-    SHA-256 hashes only. While the auth service is away, what is remembered stays good until its time is over.
+    Answers are kept for as long as the auth service allows, ``capacity`` of them at most. Credentials are kept only as
+    hashes, under a key that dies with the process. While the auth service is away, what is remembered stays good until
+    its time is over.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class RemoteAuthenticator:
         self._stub = auth_pb2_grpc.AuthServiceStub(self._channel)
         self._metadata = (("x-turnpike-service-key", service_key.get_secret_value()),)
         self._capacity = capacity
+        self._hash_key = secrets.token_bytes(32)
         self._clock = clock
         self._remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
         self._pending: dict[bytes, asyncio.Task[Principal]] = {}
@@ -122,7 +125,8 @@ class RemoteAuthenticator:
 
     async def authenticate(self, credential: str) -> Principal:
         """Return who holds the credential; raises Unauthenticated, or Unavailable when the auth service is away."""
-        key = hashlib.sha256(credential.encode("utf-8", "surrogateescape")).digest()
+        given = credential.encode("utf-8", "surrogateescape")
+        key = hashlib.blake2b(given, digest_size=32, key=self._hash_key).digest()
         remembered = self._remembered.get(key)
         if remembered is not None:
             if remembered.until > self._clock():

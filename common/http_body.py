@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import Final
 
 import grpc
+import msgspec
 from google.api.httpbody_pb2 import HttpBody
 
 from common import wire
@@ -17,8 +17,7 @@ _CONTENT_TYPE: Final = HttpBody.CONTENT_TYPE_FIELD_NUMBER
 _DATA: Final = HttpBody.DATA_FIELD_NUMBER
 
 
-@dataclass(frozen=True, slots=True)
-class BodyView:
+class BodyView(msgspec.Struct, frozen=True):
     """A request's HttpBody whose data is a view of the bytes that came, not a copy."""
 
     data: memoryview

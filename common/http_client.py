@@ -87,12 +87,14 @@ class HttpAnswer:
         while True:
             step = min(self._timers.keep_alive_seconds, limit - self._silent_seconds)
             try:
-                data = await self._next(step)
-            except UpstreamTimeout:
+                data = await self._connection.read(until=min(self._loop.time() + step, self._deadline))
+            except TimeoutError:
                 self._silent_seconds += step
                 if self._silent_seconds >= limit or self._loop.time() >= self._deadline:
-                    raise
+                    raise _silent() from None
                 return (KEEP_ALIVE,)
+            except BrokenConnection:
+                raise _cut() from None
             if not data:
                 return self._splitter.end()
             self._silent_seconds = 0.0
@@ -122,9 +124,17 @@ class HttpAnswer:
         try:
             return await self._connection.read(until=min(self._loop.time() + timeout_seconds, self._deadline))
         except TimeoutError:
-            raise UpstreamTimeout("The provider stopped sending.", code="upstream_timeout") from None
+            raise _silent() from None
         except BrokenConnection:
-            raise UpstreamFailed("The provider broke off its answer.", code="upstream_cut") from None
+            raise _cut() from None
+
+
+def _silent() -> UpstreamTimeout:
+    return UpstreamTimeout("The provider stopped sending.", code="upstream_timeout")
+
+
+def _cut() -> UpstreamFailed:
+    return UpstreamFailed("The provider broke off its answer.", code="upstream_cut")
 
 
 @dataclass(slots=True)
@@ -253,10 +263,9 @@ class HttpClient:
 
 
 def _head(method: str, start: str, *, headers: Mapping[str, str], size: int) -> bytes:
-    lines = [f"{name}: {value}" for name, value in headers.items()]
+    text = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if len(_LINE_BREAK.findall(text)) != 2 * len(headers):
+        raise ValueError("a header with a line break")
     if size or method in ("POST", "PUT", "PATCH"):
-        lines.append(f"content-length: {size}")
-    for line in lines:
-        if _LINE_BREAK.search(line):
-            raise ValueError("a header with a line break")
-    return (method + start + "\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        text += f"content-length: {size}\r\n"
+    return f"{method}{start}{text}\r\n".encode("latin-1")

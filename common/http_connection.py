@@ -14,6 +14,8 @@ from typing import Final, cast
 
 import httptools
 
+from common.arrival import Arrival
+
 _HIGH_WATER: Final = 256 * 1024
 _SLICE: Final = 256 * 1024
 _COMPRESSED: Final = ("gzip", "x-gzip", "deflate")
@@ -29,7 +31,9 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._arrival = Arrival(self._loop)
+        # One for all exchanges: only a connection whose answer was parsed to its end serves again.
+        self._parser = httptools.HttpResponseParser(self)
         self._writable: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._until = 0.0
@@ -37,7 +41,6 @@ class Connection(asyncio.Protocol):
         self._begin()
 
     def _begin(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
         self._parts: deque[bytes] = deque()
         self._buffered = 0
         self._paused = False
@@ -133,7 +136,7 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, zlib.error):
             self._broken = True
             self.close()
-        self._wake()
+        self._arrival.wake()
 
     def eof_received(self) -> None:
         """End a body that has no other end."""
@@ -146,7 +149,7 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self.resume_writing()
-        self._wake()
+        self._arrival.wake()
 
     def pause_writing(self) -> None:
         """Hold back a large request."""
@@ -203,19 +206,11 @@ class Connection(asyncio.Protocol):
             raise BrokenConnection
         return self._transport
 
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
     async def _wait(self, until: float) -> None:
         self._until = until
         if self._timer is None or until < self._timer.when():
             self._set_timer(until)
-        self._waiter = waiter = self._loop.create_future()
-        try:
-            await waiter
-        finally:
-            self._waiter = None
+        await self._arrival
 
     def _set_timer(self, when: float) -> None:
         if self._timer is not None:
@@ -225,13 +220,12 @@ class Connection(asyncio.Protocol):
     def _expire(self) -> None:
         """End a wait whose time is over. The timer is set anew for a later wait only here, not for each of them."""
         self._timer = None
-        waiter = self._waiter
-        if waiter is None or waiter.done():
+        if not self._arrival.awaited:
             return
         if self._loop.time() < self._until:
             self._set_timer(self._until)
         else:
-            waiter.set_exception(TimeoutError())
+            self._arrival.wake(TimeoutError())
 
 
 def _slices(pieces: Sequence[bytes | memoryview]) -> Iterator[memoryview]:

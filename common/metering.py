@@ -11,11 +11,11 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType, TracebackType
 from typing import Final
 
+import msgspec
 import structlog
 
 from common.call import CLIENT_GONE_STATUS, Call
@@ -66,8 +66,7 @@ _SOURCES: Final = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class TokenCounts:
+class TokenCounts(msgspec.Struct, frozen=True):
     """Disjoint classes of tokens, which add up to ``total`` unless the provider counts differently."""
 
     uncached_input: int = 0
@@ -78,8 +77,7 @@ class TokenCounts:
     total: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
+class Measured(msgspec.Struct, frozen=True):
     """What a request asked for, as far as its event shows it; None where the caller did not say."""
 
     model: str
@@ -137,6 +135,7 @@ class Account:
         self._call = call
         self._settled = False
         self._intended = False
+        self._bytes_out = 0
         self._first_byte_at: float | None = None
         principal = call.principal
         self.event = UsageEvent(
@@ -179,7 +178,7 @@ class Account:
 
     def sent(self, count: int) -> None:
         """Note that ``count`` bytes of the answer's body go out."""
-        self.event.bytes_out += count
+        self._bytes_out += count
 
     def count(self, counts: TokenCounts, *, source: UsageSource, upstream_model: str = "") -> None:
         """Note the tokens; a later call replaces an earlier one, as providers' later counts do."""
@@ -210,6 +209,7 @@ class Account:
         now = self._meter.clock()
         event.outcome = _OUTCOMES[outcome]
         event.status = status
+        event.bytes_out = self._bytes_out
         event.error_code = error_code
         if event.usage_source == ingest_pb2.USAGE_SOURCE_UNSPECIFIED:
             event.usage_source = ingest_pb2.USAGE_SOURCE_NONE

@@ -27,6 +27,8 @@ class EventSplitter:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the events that ``data`` completes; raises UpstreamFailed for an event over 32 MiB."""
+        if not self._rest and _is_one_event(data):
+            return [data]
         rest = self._rest + data if self._rest else data
         if b"\r" not in rest:
             *events, self._rest = rest.split(b"\n\n")
@@ -58,6 +60,16 @@ class EventSplitter:
     def _check(self) -> None:
         if len(self._rest) > _MAX_EVENT_BYTES:
             raise UpstreamFailed("The provider sent an event that is too large.", code="upstream_event_too_large")
+
+
+def _is_one_event(data: bytes) -> bool:
+    """Recognize what providers send most: one whole event by itself, which needs no copy."""
+    return (
+        data.startswith(b"data:")
+        and data.endswith(b"\n\n")
+        and data.find(b"\n\n") == len(data) - 2
+        and b"\r" not in data
+    )
 
 
 def read_event(event: bytes) -> tuple[bytes, bytes]:

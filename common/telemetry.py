@@ -133,6 +133,13 @@ class Telemetry:
         propagate.inject(headers)
         return headers
 
+    def trace_id(self, call: Call) -> str:
+        """Return the trace's id: of the current span, or of the caller's when spans are off; "" without either."""
+        if self.enabled and (span := trace.get_current_span().get_span_context()).is_valid:
+            return trace.format_trace_id(span.trace_id)
+        parts = call.metadata.get("traceparent", "").split("-")
+        return parts[1] if len(parts) == 4 else ""
+
     def request(
         self,
         *,
@@ -217,17 +224,9 @@ class TelemetryInterceptor:
                 line = CallLine(
                     rpc=call.rpc,
                     request_id=call.request_id,
-                    trace_id=_trace_id(call),
+                    trace_id=self._telemetry.trace_id(call),
                     status=call.status,
                     user_id=call.principal.user_id,
                     milliseconds=round((time.perf_counter() - call.started) * 1000, 1),
                 )
                 self._log.write(line)
-
-
-def _trace_id(call: Call) -> str:
-    span = trace.get_current_span().get_span_context()
-    if span.is_valid:
-        return trace.format_trace_id(span.trace_id)
-    parts = call.metadata.get("traceparent", "").split("-")
-    return parts[1] if len(parts) == 4 else ""

@@ -12,8 +12,11 @@ LENGTH_DELIMITED: Final = 2
 
 def field(number: int, value: bytes) -> bytes:
     """Return a field of bytes, text or a message; ``number`` is below 16, as it is in every message here."""
-    head = bytearray((number << 3 | LENGTH_DELIMITED,))
-    length = len(value)
+    tag, length = number << 3 | LENGTH_DELIMITED, len(value)
+    if 0x7F < length < 0x4000:
+        # What nearly every event and record has.
+        return bytes((tag, length & 0x7F | 0x80, length >> 7)) + value
+    head = [tag]
     while length > 0x7F:
         head.append(length & 0x7F | 0x80)
         length >>= 7

@@ -93,7 +93,11 @@ async def _stream(upstream: Answer, provider: Provider, account: Account, reply:
                 event, data = read_event(raw)
                 if not event:
                     continue
-                end = tally.take(data) if data else None
+                end = None
+                if data:
+                    end = tally.take(data)
+                    if not begun:
+                        account.first_byte()
                 if end is _FAILED:
                     event = provider.without_secrets(event)
                 account.sent(len(event))
@@ -149,7 +153,6 @@ class _Tally:
 
         Raises UpstreamFailed when it is not JSON.
         """
-        self._account.first_byte()
         if data.strip() == b"[DONE]":
             self.estimate()
             return _DONE

@@ -15,6 +15,7 @@ from common.json_errors import json_refusal
 from common.metering import Measured, TokenCounts
 
 _CHARACTERS_PER_TOKEN: Final = 4
+_NULL: Final = msgspec.Raw(b"null")
 
 
 class ChatRequest(msgspec.Struct):
@@ -23,7 +24,7 @@ class ChatRequest(msgspec.Struct):
     model: str
     messages: list[msgspec.Raw]
     stream: bool | None = None
-    stream_options: msgspec.Raw = msgspec.Raw(b"null")
+    stream_options: msgspec.Raw = _NULL
     max_completion_tokens: Any = None
     max_tokens: Any = None
     temperature: Any = None
@@ -42,29 +43,29 @@ class ChatRequest(msgspec.Struct):
         )
 
 
-class _Delta(msgspec.Struct):
+class _Delta(msgspec.Struct, gc=False):
     content: Any = None
     tool_calls: Any = None
 
 
-class _ChunkChoice(msgspec.Struct):
+class _ChunkChoice(msgspec.Struct, gc=False):
     delta: _Delta | None = None
 
 
-class Chunk(msgspec.Struct):
+class Chunk(msgspec.Struct, gc=False):
     """A stream's chunk, as far as it matters here."""
 
     model: str | None = None
     choices: list[_ChunkChoice] | None = None
-    usage: msgspec.Raw = msgspec.Raw(b"null")
-    error: msgspec.Raw = msgspec.Raw(b"null")
+    usage: msgspec.Raw = _NULL
+    error: msgspec.Raw = _NULL
 
 
 class Completion(msgspec.Struct):
     """A whole answer, as far as it matters here."""
 
     model: str | None = None
-    usage: msgspec.Raw = msgspec.Raw(b"null")
+    usage: msgspec.Raw = _NULL
 
 
 class _InputDetails(msgspec.Struct):
@@ -139,7 +140,7 @@ def parse_completion(body: bytes) -> Completion:
 
 def present(raw: msgspec.Raw) -> bool:
     """Say whether a field was there and not null."""
-    return bytes(raw) != b"null"
+    return raw is not _NULL and bytes(raw) != b"null"
 
 
 def is_error(chunk: Chunk) -> bool:

@@ -13,6 +13,7 @@ import pytest
 
 from common.errors import UpstreamFailed, UpstreamTimeout
 from common.http_client import HttpAnswer, HttpClient, Timers, UnreachableError
+from common.http_connection import Connection
 from common.sse import KEEP_ALIVE
 from tests.common.raw_upstream import HEAD_JSON, HEAD_STREAM, LAST_CHUNK, Request, chunk, serving
 
@@ -495,3 +496,59 @@ async def test_three_hundred_requests_at_once_wait_for_no_connection() -> None:
 async def test_a_client_outside_of_its_context_says_so() -> None:
     with pytest.raises(RuntimeError, match="context"):
         await HttpClient(timers=timers()).post("http://127.0.0.1:1/", body=b"{}", headers={})
+
+
+class NoTransport(asyncio.Transport):
+    """Takes whatever is written."""
+
+    def write(self, data: object) -> None:
+        """Drop it."""
+
+    def is_closing(self) -> bool:
+        """Say no."""
+        return False
+
+
+async def test_data_that_come_in_the_round_of_a_cancellation_do_not_undo_it() -> None:
+    connection = Connection()
+    connection.connection_made(NoTransport())
+    await connection.send(b"", (), bodyless=False)
+    waiting = asyncio.create_task(connection.head(until=asyncio.get_running_loop().time() + 60))
+    await asyncio.sleep(0)
+
+    def cancel_and_arrive() -> None:
+        waiting.cancel()
+        connection.data_received(HEAD_JSON + b"content-length: 2\r\n\r\n{}")
+
+    asyncio.get_running_loop().call_soon(cancel_and_arrive)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+async def test_data_let_a_waiting_task_go_on_at_once() -> None:
+    connection = Connection()
+    connection.connection_made(NoTransport())
+    await connection.send(b"", (), bodyless=False)
+    waiting = asyncio.create_task(connection.head(until=asyncio.get_running_loop().time() + 60))
+    await asyncio.sleep(0)
+    done = asyncio.get_running_loop().create_future()
+
+    def arrive() -> None:
+        connection.data_received(HEAD_JSON + b"content-length: 2\r\n\r\n{}")
+        done.set_result(waiting.done())
+
+    asyncio.get_running_loop().call_soon(arrive)
+    assert await done
+    connection.connection_lost(None)
+
+
+async def test_a_task_may_let_another_go_on() -> None:
+    connection = Connection()
+    connection.connection_made(NoTransport())
+    await connection.send(b"", (), bodyless=False)
+    waiting = asyncio.create_task(connection.head(until=asyncio.get_running_loop().time() + 60))
+    await asyncio.sleep(0)
+    connection.data_received(HEAD_JSON + b"content-length: 2\r\n\r\n{}")
+    await waiting
+    assert connection.status == 200
+    connection.connection_lost(None)
