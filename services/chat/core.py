@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 from common.call import Call
 from common.config import MAX_BODY_BYTES
@@ -19,16 +20,23 @@ from common.sse import read_event
 from services.chat import openai_chat
 from services.chat.openai_chat import ChatRequest
 
+Spawn: TypeAlias = Callable[[Coroutine[Any, Any, bytes]], Awaitable[bytes]]
+"""Runs a coroutine, and gives its result to whoever awaits it."""
 _FORWARDED = ("openai-organization", "openai-project", "openai-beta")
 """Request headers that reach the provider."""
 
 
 class Chat:
-    """Completes chats through ``router`` and accounts for them with ``meter``."""
+    """Completes chats through ``router`` and accounts for them with ``meter``.
 
-    def __init__(self, router: Router[Provider], *, meter: Meter) -> None:
+    ``spawn`` runs a stream: in a task of its own, because each event resumes whatever waits for it through every frame
+    above, of which there are a dozen.
+    """
+
+    def __init__(self, router: Router[Provider], *, meter: Meter, spawn: Spawn = asyncio.create_task) -> None:
         self._router = router
         self._meter = meter
+        self._spawn = spawn
 
     async def answer(self, body: bytes | memoryview, *, call: Call, reply: Reply) -> bytes:
         """Answer OpenAI's request ``body``: all pieces go to ``reply`` but the last, which is returned.
@@ -49,23 +57,27 @@ class Chat:
 
             async def answered(provider: Provider, upstream: Answer) -> bytes:
                 call.status = upstream.status
-                return await _passed_on(upstream, provider, account, reply, request)
+                return await self._passed_on(upstream, provider, account, reply, request)
 
             return await self._router.chat(
                 body, call=call, account=account, measured=measured, headers=headers, answered=answered
             )
 
-
-async def _passed_on(
-    upstream: Answer, provider: Provider, account: Account, reply: Reply, request: ChatRequest
-) -> bytes:
-    headers = passed_on(upstream.headers)
-    if upstream.status < 400 and _is_stream(upstream, request):
-        reply.begin(Head(upstream.status, "text/event-stream", headers))
-        return await _stream(upstream, provider, account, reply, _Tally(account, request))
-    content_type = "application/json" if upstream.status >= 400 else upstream.content_type
-    reply.begin(Head(upstream.status, content_type, headers))
-    return await whole(upstream, provider, account, reply, read=partial(_count, account, request))
+    async def _passed_on(
+        self, upstream: Answer, provider: Provider, account: Account, reply: Reply, request: ChatRequest
+    ) -> bytes:
+        headers = passed_on(upstream.headers)
+        if upstream.status < 400 and _is_stream(upstream, request):
+            reply.begin(Head(upstream.status, "text/event-stream", headers))
+            tally = _Tally(account, request)
+            try:
+                return await self._spawn(_stream(upstream, provider, account, reply, tally))
+            except asyncio.CancelledError:
+                tally.estimate()
+                raise
+        content_type = "application/json" if upstream.status >= 400 else upstream.content_type
+        reply.begin(Head(upstream.status, content_type, headers))
+        return await whole(upstream, provider, account, reply, read=partial(_count, account, request))
 
 
 def _is_stream(upstream: Answer, request: ChatRequest) -> bool:
@@ -124,9 +136,6 @@ async def _stream(upstream: Answer, provider: Provider, account: Account, reply:
         with suppress(Unavailable):
             account.settle(outcome, status=upstream.status, error_code=code)
         return last
-    except asyncio.CancelledError:
-        tally.estimate()
-        raise
 
 
 @dataclass(frozen=True, slots=True)

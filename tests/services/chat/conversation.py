@@ -13,7 +13,7 @@ from common.passthrough import Collected
 from common.providers.provider import FakeAnswer, FakeProvider
 from common.providers.router import Router
 from common.telemetry import Telemetry
-from services.chat.core import Chat
+from services.chat.core import Chat, Spawn
 from tests.common.builders import a_call
 from turnpike.usage.v1.ingest_pb2 import Outcome, UsageEvent, UsageSource
 
@@ -91,15 +91,18 @@ class Got:
 
 
 class Trial:
-    """The chat service around a provider that gives these answers."""
+    """The chat service around a provider that gives these answers; it needs no event loop unless ``spawn`` does."""
 
-    def __init__(self, *answers: FakeAnswer | BaseException, outbox: Outbox | None = None) -> None:
+    def __init__(
+        self, *answers: FakeAnswer | BaseException, outbox: Outbox | None = None, spawn: Spawn = lambda stream: stream
+    ) -> None:
         self.provider = FakeProvider(*answers)
         self.outbox = FakeOutbox()
         telemetry = Telemetry("chat")
         self.chat = Chat(
             Router(self.provider, telemetry=telemetry),
             meter=Meter(outbox or self.outbox, service="chat", telemetry=telemetry),
+            spawn=spawn,
         )
 
     async def ask(self, body: bytes = ASK, *, metadata: Mapping[str, str] | None = None) -> Got:

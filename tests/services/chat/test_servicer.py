@@ -73,7 +73,7 @@ class Faces:
 
 @contextlib.asynccontextmanager
 async def served(*answers: FakeAnswer | BaseException) -> AsyncIterator[Faces]:
-    trial = Trial(*answers)
+    trial = Trial(*answers, spawn=asyncio.create_task)
 
     def register(server: grpc.aio.Server) -> None:
         chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatServicer(trial.chat), server)
