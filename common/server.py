@@ -98,8 +98,8 @@ async def serve(server: Server, *, name: str, listen: str, variable: str) -> Non
     except RuntimeError:
         sys.stderr.write(f"turnpike {name}: cannot listen on {listen}: set {variable} to a free address\n")
         raise SystemExit(2) from None
-    # What is loaded by now stays, and calls leave next to no cycles: looking for them less often is a twentieth of a
-    # stream's cost, and the memory stays flat all the same (docs/bench.md).
+    # What is loaded by now stays, and calls leave next to no cycles: looking for them was up to a twentieth of what a
+    # stream costs. Less often is enough: the memory stays flat all the same (docs/bench.md).
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_COLLECTOR_THRESHOLDS)

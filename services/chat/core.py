@@ -107,9 +107,8 @@ async def _stream(upstream: Answer, provider: Provider, account: Account, reply:
                     continue
                 end = None
                 if data:
+                    account.first_byte()
                     end = tally.take(data)
-                    if not begun:
-                        account.first_byte()
                 if end is _FAILED:
                     event = provider.without_secrets(event)
                 account.sent(len(event))

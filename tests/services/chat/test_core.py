@@ -264,6 +264,13 @@ async def test_only_the_end_of_a_whole_stream_is_waited_for(events: list[bytes],
     assert len(finished) == finishes
 
 
+@pytest.mark.parametrize("before", [(), (KEEP_ALIVE,)], ids=["at once", "after a silence"])
+async def test_the_first_byte_is_that_of_the_first_event(before: tuple[bytes, ...]) -> None:
+    trial = Trial(stream_answer(*before, *EVENTS))
+    await trial.ask(ASK_STREAM)
+    assert trial.event.first_byte_ms >= 1
+
+
 async def test_nothing_is_passed_on_after_the_terminator() -> None:
     trial = Trial(stream_answer(*EVENTS, chunk(content="more"), DONE, _CUT))
     got = await trial.ask(ASK_STREAM)
