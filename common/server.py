@@ -27,7 +27,6 @@ _log = structlog.get_logger(__name__)
 
 _OPEN: Final = (health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
 """What every server offers to everybody."""
-_COLLECTOR_THRESHOLDS: Final = (10_000, 20, 20)
 SERVER_OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", -1),
@@ -98,11 +97,9 @@ async def serve(server: Server, *, name: str, listen: str, variable: str) -> Non
     except RuntimeError:
         sys.stderr.write(f"turnpike {name}: cannot listen on {listen}: set {variable} to a free address\n")
         raise SystemExit(2) from None
-    # What is loaded by now stays, and calls leave next to no cycles: looking for them was up to a twentieth of what a
-    # stream costs. Less often is enough: the memory stays flat all the same (docs/bench.md).
+    # What is loaded by now stays: the collector need not look at it again and again while streams come and go.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*_COLLECTOR_THRESHOLDS)
     _log.info("listening", service=name, port=port)
     await stopped.wait()
     await server.stop()
