@@ -67,10 +67,7 @@ class HttpReply:
     async def write(self, piece: bytes) -> None:
         """Send a piece; raises CancelledError when the caller has gone."""
         message = serialized(piece) if self._head is None else await self._first(self._head, piece)
-        try:
-            await self._context.write(message)
-        except grpc.aio.BaseError:
-            raise asyncio.CancelledError from None
+        await sent(message, self._context)
 
     async def end(self, piece: bytes) -> bytes:
         """Return the last message; an empty piece makes one that adds nothing to the body."""

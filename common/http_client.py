@@ -87,14 +87,12 @@ class HttpAnswer:
         while True:
             step = min(self._timers.keep_alive_seconds, limit - self._silent_seconds)
             try:
-                data = await self._connection.read(until=min(self._loop.time() + step, self._deadline))
-            except TimeoutError:
+                data = await self._next(step)
+            except UpstreamTimeout:
                 self._silent_seconds += step
                 if self._silent_seconds >= limit or self._loop.time() >= self._deadline:
-                    raise _silent() from None
+                    raise
                 return (KEEP_ALIVE,)
-            except BrokenConnection:
-                raise _cut() from None
             if not data:
                 return self._splitter.end()
             self._silent_seconds = 0.0
@@ -124,17 +122,9 @@ class HttpAnswer:
         try:
             return await self._connection.read(until=min(self._loop.time() + timeout_seconds, self._deadline))
         except TimeoutError:
-            raise _silent() from None
+            raise UpstreamTimeout("The provider stopped sending.", code="upstream_timeout") from None
         except BrokenConnection:
-            raise _cut() from None
-
-
-def _silent() -> UpstreamTimeout:
-    return UpstreamTimeout("The provider stopped sending.", code="upstream_timeout")
-
-
-def _cut() -> UpstreamFailed:
-    return UpstreamFailed("The provider broke off its answer.", code="upstream_cut")
+            raise UpstreamFailed("The provider broke off its answer.", code="upstream_cut") from None
 
 
 @dataclass(slots=True)

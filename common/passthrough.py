@@ -34,7 +34,7 @@ class Reply(Protocol):
 
 
 class Collected:
-    """A reply that is kept, for callers who want it whole; ``body`` is what was written so far."""
+    """A reply that is kept, for callers who want it whole; ``pieces`` is what was written so far."""
 
     def __init__(self) -> None:
         self.head = Head()
@@ -71,12 +71,18 @@ async def whole(
         error_code = "upstream_refused"
     else:
         read(body)
+    last = await all_but_last(body, reply, sent=account.sent)
+    account.sent(len(last))
+    account.settle(Outcome.COMPLETED, status=answer.status, error_code=error_code)
+    return last
+
+
+async def all_but_last(body: bytes, reply: Reply, *, sent: Callable[[int], None] = lambda _: None) -> bytes:
+    """Write a whole body in pieces and return the last of them; ``sent`` is told each piece's size before it leaves."""
     last = max(0, len(body) - 1) // _PIECE_BYTES * _PIECE_BYTES
     for start in range(0, last, _PIECE_BYTES):
-        account.sent(_PIECE_BYTES)
+        sent(_PIECE_BYTES)
         await reply.write(body[start : start + _PIECE_BYTES])
-    account.sent(len(body) - last)
-    account.settle(Outcome.COMPLETED, status=answer.status, error_code=error_code)
     return body[last:] if last else body
 
 

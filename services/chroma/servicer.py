@@ -10,7 +10,7 @@ from common.auth_interceptor import CREDENTIAL_HEADERS
 from common.call import Context, current_call
 from common.errors import InvalidRequest
 from common.http_body import BodyView, HttpReply
-from common.passthrough import Head
+from common.passthrough import Head, all_but_last
 from common.principal import Requirement, Scope
 from services.chroma.core import PATH, Chroma, ChromaRequest
 from turnpike.chroma.v1 import chroma_http_pb2, chroma_http_pb2_grpc, chroma_pb2, chroma_pb2_grpc
@@ -29,7 +29,6 @@ REQUIREMENTS: Final[Mapping[str, Requirement]] = MappingProxyType(
 PASSED_THROUGH: Final = (_FORWARD,)
 CREDENTIALS: Final = (*CREDENTIAL_HEADERS, "x-chroma-token")
 """Where a credential may stand; chromadb's token provider sends the last one when it is told to."""
-_SLICE: Final = 256 * 1024
 
 
 class ChromaHttpServicer(chroma_http_pb2_grpc.ChromaHttpServiceServicer):
@@ -49,10 +48,7 @@ class ChromaHttpServicer(chroma_http_pb2_grpc.ChromaHttpServiceServicer):
         body = b"" if call.method == "HEAD" else answer.body
         reply = HttpReply(call, context)
         reply.begin(Head(answer.status, answer.content_type, answer.headers))
-        last = max(0, len(body) - 1) // _SLICE * _SLICE
-        for start in range(0, last, _SLICE):
-            await reply.write(body[start : start + _SLICE])
-        return await reply.end(body[last:])
+        return await reply.end(await all_but_last(body, reply))
 
 
 class ChromaServicer(chroma_pb2_grpc.ChromaServiceServicer):
