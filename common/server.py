@@ -22,6 +22,7 @@ from common.call import Call, Context, Interceptor, Proceed, current_call, open_
 from common.config import MAX_MESSAGE_BYTES
 from common.http_body import body_view
 from common.principal import Requirement
+from common.runtime import Runtime
 
 _log = structlog.get_logger(__name__)
 
@@ -68,14 +69,12 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, to)
         reflected = reflection.aio.ReflectionServicer([*services, *_OPEN])
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, to)  # type: ignore[no-untyped-call] # no stubs
-        self._server = grpc.aio.server(
-            handlers=[handlers], options=SERVER_OPTIONS, maximum_concurrent_rpcs=max_concurrent_calls
-        )
+        self._runtime = Runtime([handlers], options=SERVER_OPTIONS, maximum_concurrent_rpcs=max_concurrent_calls)
 
     async def start(self, listen: str) -> int:
         """Listen on host:port and report healthy; returns the port. Raises RuntimeError when the port is taken."""
-        port = self._server.add_insecure_port(listen)
-        await self._server.start()
+        port = self._runtime.listen(listen)
+        await self._runtime.start()
         for name in ("", *self._services):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         return port
@@ -83,7 +82,7 @@ class Server:
     async def stop(self, *, grace_seconds: float = 4.0) -> None:
         """Report not healthy, take no more calls, and give the running ones ``grace_seconds``."""
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(grace_seconds)
+        await self._runtime.shutdown(grace_seconds)
 
 
 async def serve(server: Server, *, name: str, listen: str, variable: str) -> None:
