@@ -1,16 +1,24 @@
-"""Opens the auth service's database: the engine, SQLite's file, and the migrations."""
+"""The auth service's database: its engine, SQLite's file, the migrations, and what is raised while it is away."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import asyncpg
 import sqlalchemy as sa
+import structlog
 from alembic import command
 from alembic.config import Config
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from common.errors import Unavailable
+
+_log = structlog.get_logger(__name__)
 
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _TIMEOUT_SECONDS: Final = 3.0  # Less than the 5 s that services wait for an answer.
@@ -62,6 +70,22 @@ def lock_for_migrations(connection: sa.Connection) -> None:
     else:
         # Python's sqlite3 would begin no transaction by itself for statements that make tables.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+@contextmanager
+def away_when_it_fails() -> Iterator[None]:
+    """Log what the database raises, and raise Unavailable in its place."""
+    try:
+        yield
+    except (sa.exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        # The engine hides parameters, so that no hash and no name is in this line.
+        _log.error("the database failed", error=f"{type(error).__name__}: {error}")
+        raise away() from None
+
+
+def away() -> Unavailable:
+    """Return the error of every method while the database is away."""
+    return Unavailable("The token store is not available; try again.", code="token_store_unavailable")
 
 
 def _upgrade(connection: sa.Connection) -> None:

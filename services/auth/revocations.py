@@ -15,6 +15,8 @@ from services.auth.store import TokenStore
 _log = structlog.get_logger(__name__)
 
 _WAITING_AT_MOST: Final = 1000
+_ANNOUNCED_SECONDS: Final = 1.0
+"""The pause between two polls of a store that announces revocations, in case that it forgets one."""
 # In usual pauses: a database that is away is not asked, and its absence not logged, twenty times a second.
 _PAUSE_AFTER_FAILURE: Final = 20
 
@@ -42,9 +44,10 @@ class _Watcher:
 class Revocations:
     """Broadcasts revoked token ids to its watchers.
 
-    Where the store is shared, it is asked every ``poll_seconds`` what others revoked, while somebody watches. Each time
-    it is asked about the last ``overlap_seconds``: a revocation whose transaction ended late is found a little later
-    and not missed. The overlap must be longer than services remember a principal.
+    Where the store is shared, it is asked what others revoked, while somebody watches: when it announces that there is
+    something, and every ``poll_seconds`` when its announcements do not arrive. Each time it is asked about the last
+    ``overlap_seconds``: a revocation whose transaction ended late is found a little later and not missed. The overlap
+    must be longer than services remember a principal.
     """
 
     def __init__(self, store: TokenStore, *, poll_seconds: float = 0.025, overlap_seconds: float = 60.0) -> None:
@@ -89,7 +92,7 @@ class Revocations:
                 if self._closed:
                     return
         finally:
-            self._leave(watcher)
+            await self._leave(watcher)
 
     def close(self) -> None:
         """End all watches, after what they still have to send."""
@@ -113,21 +116,25 @@ class Revocations:
             self._polling = asyncio.create_task(self._poll_again_and_again())
             self._polling.add_done_callback(self._poll_ended)
 
-    def _leave(self, watcher: _Watcher) -> None:
+    async def _leave(self, watcher: _Watcher) -> None:
         self._watchers.discard(watcher)
         if not self._watchers and self._polling is not None:
-            self._polling.cancel()
-            self._polling = None
+            polling, self._polling = self._polling, None
+            polling.cancel()
+            # So that the connection is back when whoever watched goes on.
+            await asyncio.wait([polling])
 
     async def _poll_again_and_again(self) -> None:
         while True:
-            pause = self._poll_seconds
             try:
-                await self.poll()
+                async with self._store.announcements() as announcements:
+                    pause = _ANNOUNCED_SECONDS if announcements.works else self._poll_seconds
+                    while not announcements.lost:
+                        await self.poll()
+                        await announcements.wait(seconds=pause)
             except Unavailable:
                 # While the database is away nobody can revoke, and services forget what they know within seconds.
-                pause *= _PAUSE_AFTER_FAILURE
-            await asyncio.sleep(pause)
+                await asyncio.sleep(self._poll_seconds * _PAUSE_AFTER_FAILURE)
 
     def _poll_ended(self, polling: asyncio.Task[None]) -> None:
         if polling.cancelled():

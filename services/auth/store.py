@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Final, Protocol
 
-import asyncpg
 import sqlalchemy as sa
-import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from common.errors import InvalidRequest, Unavailable
+from services.auth.announcements import Announcements, announce, listening
+from services.auth.database import away, away_when_it_fails
 from services.auth.schema import API_TOKENS, REVOCATIONS, UtcDateTime
-
-_log = structlog.get_logger(__name__)
 
 _ROWS_IN_ONE_WRITE: Final = 1000
 
@@ -59,6 +58,9 @@ class TokenStore(Protocol):
     async def record_uses(self, uses: Mapping[str, datetime]) -> None:
         """Set when tokens were last used, by token id; never back to an earlier time."""
 
+    def announcements(self) -> AbstractAsyncContextManager[Announcements]:
+        """Hear of revocations, those by other processes too, for as long as the block lasts."""
+
     async def recent_revocations(self, *, seconds: float) -> Sequence[str]:
         """Return the ids of the tokens that were revoked in the last ``seconds``."""
 
@@ -90,6 +92,11 @@ class NullTokenStore:
     async def record_uses(self, uses: Mapping[str, datetime]) -> None:
         """Do nothing."""
 
+    @contextlib.asynccontextmanager
+    async def announcements(self) -> AsyncIterator[Announcements]:
+        """Hear nothing."""
+        yield Announcements()
+
     async def recent_revocations(self, *, seconds: float) -> Sequence[str]:
         """Return nothing."""
         return ()
@@ -101,13 +108,15 @@ class NullTokenStore:
 class FakeTokenStore:
     """Keeps tokens in memory, for tests; while ``away`` is set every method raises Unavailable."""
 
-    def __init__(self, *, now: Callable[[], datetime], shared: bool = False) -> None:
+    def __init__(self, *, now: Callable[[], datetime], shared: bool = False, announced: bool = False) -> None:
         self.shared = shared
+        self.announced = announced
         self.away = False
         self.tokens: dict[str, StoredToken] = {}
         self.revoked: dict[str, datetime] = {}
         self.looked_up: list[bytes] = []
         self.written: list[dict[str, datetime]] = []
+        self.listening: list[Announcements] = []
         self._now = now
 
     async def add(self, token: StoredToken, *, at_most: int) -> None:
@@ -135,6 +144,8 @@ class FakeTokenStore:
             return False
         del self.tokens[token_id]
         self.revoked[token_id] = self._now()
+        for announcements in self.listening:
+            announcements.announce()
         return True
 
     async def record_uses(self, uses: Mapping[str, datetime]) -> None:
@@ -143,6 +154,18 @@ class FakeTokenStore:
         self.written.append(dict(uses))
         for token_id in uses.keys() & self.tokens.keys():
             self.tokens[token_id] = replace(self.tokens[token_id], last_used_at=uses[token_id])
+
+    @contextlib.asynccontextmanager
+    async def announcements(self) -> AsyncIterator[Announcements]:
+        """Hear of what ``remove`` does, if ``announced`` is set."""
+        self._check()
+        announcements = Announcements()
+        announcements.works = self.announced
+        self.listening.append(announcements)
+        try:
+            yield announcements
+        finally:
+            self.listening.remove(announcements)
 
     async def recent_revocations(self, *, seconds: float) -> Sequence[str]:
         """Return the ids of the tokens that were revoked in the last ``seconds``."""
@@ -158,7 +181,7 @@ class FakeTokenStore:
 
     def _check(self) -> None:
         if self.away:
-            raise _away()
+            raise away()
 
 
 class SqlTokenStore:
@@ -208,6 +231,8 @@ class SqlTokenStore:
             if (await connection.execute(sa.delete(API_TOKENS).where(own))).rowcount == 0:
                 return False
             await connection.execute(sa.insert(REVOCATIONS).values(token_id=token_id, revoked_at=self._clock()))
+            if self.shared:
+                await announce(connection)
         return True
 
     async def record_uses(self, uses: Mapping[str, datetime]) -> None:
@@ -224,6 +249,13 @@ class SqlTokenStore:
         while batch := list(islice(rows, _ROWS_IN_ONE_WRITE)):
             async with self._transaction() as connection:
                 await connection.execute(update, batch)
+
+    @contextlib.asynccontextmanager
+    async def announcements(self) -> AsyncIterator[Announcements]:
+        """Hear of revocations, those by other processes too, for as long as the block lasts; on PostgreSQL only."""
+        with away_when_it_fails():
+            async with listening(self._engine) as announcements:
+                yield announcements
 
     async def recent_revocations(self, *, seconds: float) -> Sequence[str]:
         """Return the ids of the tokens that were revoked in the last ``seconds``."""
@@ -245,27 +277,13 @@ class SqlTokenStore:
 
     @contextlib.asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:
-        with _away_when_it_fails():
+        with away_when_it_fails():
             async with self._engine.begin() as connection:
                 yield connection
 
 
-@contextlib.contextmanager
-def _away_when_it_fails() -> Iterator[None]:
-    try:
-        yield
-    except (sa.exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
-        # The engine hides parameters, so that no hash and no name is in this line.
-        _log.error("the database failed", error=f"{type(error).__name__}: {error}")
-        raise _away() from None
-
-
 def _token(row: sa.RowMapping) -> StoredToken:
     return StoredToken(**{**row, "scopes": tuple(row["scopes"])})
-
-
-def _away() -> Unavailable:
-    return Unavailable("The token store is not available; try again.", code="token_store_unavailable")
 
 
 def _too_many(at_most: int) -> InvalidRequest:

@@ -1,0 +1,153 @@
+"""Processes on one PostgreSQL announce revocations to each other, and notice when that does not work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+from structlog.testing import capture_logs
+
+from services.auth.announcements import listening
+from services.auth.database import migrate, open_engine
+from services.auth.revocations import Revocations
+from services.auth.store import FakeTokenStore, SqlTokenStore
+from tests.services.auth.support import Clock, stored, until
+
+_NEVER_SECONDS = 3600.0
+_PATIENCE_SECONDS = 10.0
+_NOTIFICATION = b"A"
+_LISTENERS = sa.text(
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()"
+)
+
+
+async def test_an_announced_revocation_is_told_without_a_poll(clock: Clock) -> None:
+    store = FakeTokenStore(now=clock.now, shared=True, announced=True)
+    revocations = Revocations(store, poll_seconds=_NEVER_SECONDS)
+    watch = revocations.watch()
+    await anext(watch)
+    await until(lambda: bool(store.listening))
+    await store.add(stored(clock), at_most=1)
+    await store.remove(stored(clock).id, user_id="alice")
+    assert await anext(watch) == (stored(clock).id,)
+    await watch.aclose()
+    assert store.listening == []
+
+
+async def test_a_lost_connection_is_made_again(clock: Clock) -> None:
+    store = FakeTokenStore(now=clock.now, shared=True, announced=True)
+    revocations = Revocations(store, poll_seconds=_NEVER_SECONDS)
+    watch = revocations.watch()
+    await anext(watch)
+    await until(lambda: bool(store.listening))
+    (first,) = store.listening
+    first.lose()
+    await until(lambda: bool(store.listening) and store.listening != [first])
+    await store.add(stored(clock), at_most=1)
+    await store.remove(stored(clock).id, user_id="alice")
+    assert await anext(watch) == (stored(clock).id,)
+    await watch.aclose()
+
+
+async def test_a_listener_whose_connection_postgresql_ends_listens_again(
+    postgresql_store_pair: tuple[SqlTokenStore, SqlTokenStore], clock: Clock
+) -> None:
+    here, there = postgresql_store_pair
+    revocations = Revocations(there, poll_seconds=_NEVER_SECONDS)
+    watch = revocations.watch()
+    await anext(watch)
+    ended: list[bool] = []
+    async with asyncio.timeout(_PATIENCE_SECONDS):
+        while not ended:
+            async with here._transaction() as connection:
+                ended = list((await connection.execute(_LISTENERS)).scalars())
+        await here.add(stored(clock), at_most=1)
+        await here.remove(stored(clock).id, user_id="alice")
+        assert await anext(watch) == (stored(clock).id,)
+    await watch.aclose()
+
+
+async def test_announcements_are_heard_and_others_channels_are_not(
+    postgresql_store_pair: tuple[SqlTokenStore, SqlTokenStore], clock: Clock
+) -> None:
+    here, there = postgresql_store_pair
+    async with there.announcements() as announcements:
+        assert announcements.works
+        async with here._transaction() as connection:
+            await connection.execute(sa.text("NOTIFY something_else"))
+        assert not await announcements.wait(seconds=0.05)
+        await here.add(stored(clock), at_most=1)
+        await here.remove(stored(clock).id, user_id="alice")
+        assert await announcements.wait(seconds=_PATIENCE_SECONDS)
+
+
+async def test_behind_a_pooler_that_delivers_no_notifications_the_database_is_asked_all_the_time(
+    postgresql_url: URL, clock: Clock, tmp_path: Path
+) -> None:
+    await migrate(postgresql_url)
+    direct = open_engine(postgresql_url)
+    async with pooler(postgresql_url, tmp_path) as url:
+        pooled = open_engine(url)
+        with capture_logs() as logs:
+            async with listening(pooled) as announcements:
+                assert not announcements.works
+        assert [entry["log_level"] for entry in logs] == ["warning"]
+        revocations = Revocations(SqlTokenStore(pooled, now=clock.now), poll_seconds=0.005)
+        watch = revocations.watch()
+        await anext(watch)
+        store = SqlTokenStore(direct, now=clock.now)
+        await store.add(stored(clock), at_most=1)
+        await store.remove(stored(clock).id, user_id="alice")
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            assert await anext(watch) == (stored(clock).id,)
+        await watch.aclose()
+        await pooled.dispose()
+    await direct.dispose()
+
+
+@asynccontextmanager
+async def pooler(url: URL, directory: Path) -> AsyncIterator[URL]:
+    """Stand between clients and PostgreSQL as a pooler does that shares connections: notifications do not pass."""
+    real = f"{url.query['host']}/.s.PGSQL.{url.port or 5432}"
+    relays: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind, to_behind = await asyncio.open_unix_connection(real)
+        both = asyncio.gather(_bytes(reader, to_behind), _messages(behind, writer))
+        task = asyncio.current_task()
+        assert task is not None
+        relays.add(task)
+        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            await both
+        for each in (writer, to_behind):
+            each.close()
+            with suppress(ConnectionError):
+                await each.wait_closed()
+
+    server = await asyncio.start_unix_server(serve, directory / ".s.PGSQL.5432")
+    async with server:
+        yield url.set(port=5432).update_query_dict({"host": str(directory)})
+        for relay in relays:
+            relay.cancel()
+        await asyncio.gather(*relays)
+
+
+async def _bytes(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+
+
+async def _messages(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Pass on PostgreSQL's messages, a kind and a length each, but notifications."""
+    while True:
+        head = await reader.readexactly(5)
+        rest = await reader.readexactly(int.from_bytes(head[1:]) - 4)
+        if head[:1] != _NOTIFICATION:
+            writer.write(head + rest)
+            await writer.drain()
