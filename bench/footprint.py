@@ -14,7 +14,7 @@ _UNIT = 10_000
 _EVENTS = 100
 _STREAMS = 300
 _SAMPLES = 10
-# The shipper looks every half second, and the usage service needs a moment to store what it got.
+# The shipper looks once a second, and the usage service needs a moment to store what it got.
 _SETTLE_SECONDS = 2.5
 _GROWTH_MIB_AT_MOST = 1.0
 _GROWTH_SHARE_AT_MOST = 0.02
@@ -36,7 +36,10 @@ async def flat_memory(stack: Stack, plan: Plan) -> list[Row]:
     slice_requests = plan.memory_requests // _SAMPLES
     pids = {name: stack.children.pid(name) for name in SERVICES}
     samples: list[dict[str, Memory]] = []
-    # The first slice fills caches and pools, and is no sample.
+    # chDB's caches fill for this long, and the other pools until they have seen many calls at once.
+    await stack.gateway(connections=_STREAMS, waves=1, events=_EVENTS, rate=50)
+    await stack.gateway(connections=32, total=max(1, plan.warm_requests - stack.sent))
+    # The first slice fills other caches and pools, and is no sample.
     for index in range(_SAMPLES + 1):
         await stack.gateway(connections=32, total=slice_requests * 9 // 10)
         await stack.gateway(connections=32, total=slice_requests // 10, events=5, rate=1000)

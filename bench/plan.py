@@ -18,6 +18,8 @@ class Plan:
     """Waves of 10 streams, of each side and round."""
     cost_requests: int = 10_000
     memory_requests: int = 100_000
+    warm_requests: int = 80_000
+    """Sent before memory is looked at."""
     revocations: int = 100
     kills: int = 20
     """Revocations right after auth was killed."""
@@ -30,6 +32,7 @@ QUICK = Plan(
     waves=5,
     cost_requests=5_000,
     memory_requests=20_000,
+    warm_requests=20_000,
     revocations=20,
     kills=3,
 )
