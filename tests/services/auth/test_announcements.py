@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from services.auth.announcements import listening
 from services.auth.database import migrate, open_engine
 from services.auth.revocations import Revocations
-from services.auth.store import FakeTokenStore, SqlTokenStore
+from services.auth.store import FakeTokenStore, SqlTokenStore, TokenStore
 from tests.services.auth.support import Clock, stored, until
 
 _NEVER_SECONDS = 3600.0
@@ -31,9 +31,8 @@ async def test_an_announced_revocation_is_told_without_a_poll(clock: Clock) -> N
     watch = revocations.watch()
     await anext(watch)
     await until(lambda: bool(store.listening))
-    await store.add(stored(clock), at_most=1)
-    await store.remove(stored(clock).id, user_id="alice")
-    assert await anext(watch) == (stored(clock).id,)
+    token_id = await revoked(store, clock)
+    assert await anext(watch) == (token_id,)
     await watch.aclose()
     assert store.listening == []
 
@@ -47,9 +46,8 @@ async def test_a_lost_connection_is_made_again(clock: Clock) -> None:
     (first,) = store.listening
     first.lose()
     await until(lambda: bool(store.listening) and store.listening != [first])
-    await store.add(stored(clock), at_most=1)
-    await store.remove(stored(clock).id, user_id="alice")
-    assert await anext(watch) == (stored(clock).id,)
+    token_id = await revoked(store, clock)
+    assert await anext(watch) == (token_id,)
     await watch.aclose()
 
 
@@ -65,9 +63,8 @@ async def test_a_listener_whose_connection_postgresql_ends_listens_again(
         while not ended:
             async with here._transaction() as connection:
                 ended = list((await connection.execute(_LISTENERS)).scalars())
-        await here.add(stored(clock), at_most=1)
-        await here.remove(stored(clock).id, user_id="alice")
-        assert await anext(watch) == (stored(clock).id,)
+        token_id = await revoked(here, clock)
+        assert await anext(watch) == (token_id,)
     await watch.aclose()
 
 
@@ -80,8 +77,7 @@ async def test_announcements_are_heard_and_others_channels_are_not(
         async with here._transaction() as connection:
             await connection.execute(sa.text("NOTIFY something_else"))
         assert not await announcements.wait(seconds=0.05)
-        await here.add(stored(clock), at_most=1)
-        await here.remove(stored(clock).id, user_id="alice")
+        await revoked(here, clock)
         assert await announcements.wait(seconds=_PATIENCE_SECONDS)
 
 
@@ -99,14 +95,20 @@ async def test_behind_a_pooler_that_delivers_no_notifications_the_database_is_as
         revocations = Revocations(SqlTokenStore(pooled, now=clock.now), poll_seconds=0.005)
         watch = revocations.watch()
         await anext(watch)
-        store = SqlTokenStore(direct, now=clock.now)
-        await store.add(stored(clock), at_most=1)
-        await store.remove(stored(clock).id, user_id="alice")
+        token_id = await revoked(SqlTokenStore(direct, now=clock.now), clock)
         async with asyncio.timeout(_PATIENCE_SECONDS):
-            assert await anext(watch) == (stored(clock).id,)
+            assert await anext(watch) == (token_id,)
         await watch.aclose()
         await pooled.dispose()
     await direct.dispose()
+
+
+async def revoked(store: TokenStore, clock: Clock) -> str:
+    """Add Alice's token and remove it; returns its id."""
+    token = stored(clock)
+    await store.add(token, at_most=1)
+    await store.remove(token.id, user_id=token.user_id)
+    return token.id
 
 
 @asynccontextmanager
