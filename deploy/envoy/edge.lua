@@ -1,5 +1,6 @@
 -- Runs before the transcoder, so it sees requests as the client sent them and answers as the client will get them.
--- It keeps a valid x-request-id, gives answers the status and error body that the services chose, and hides gRPC.
+-- It replaces an x-request-id that is not valid (Envoy itself repeats the id in the answer), gives answers the status and
+-- error body that the services chose, and hides gRPC.
 
 local MAX_ID_LENGTH = 128
 
@@ -24,30 +25,29 @@ function envoy_on_request(handle)
   -- Only Envoy itself may say what the original request line was.
   headers:remove("x-envoy-original-path")
   headers:remove("x-envoy-original-method")
-  local metadata = handle:streamInfo():dynamicMetadata()
-  metadata:set("turnpike", "request_id", id)
+  -- Metadata cost more than all else here, so an ordinary request has none.
   if headers:get(":method") == "HEAD" then
-    metadata:set("turnpike", "head", "1")
+    handle:streamInfo():dynamicMetadata():set("turnpike", "head", "1")
   end
   if is_grpc(headers:get("content-type")) then
-    metadata:set("turnpike", "grpc", "1")
+    handle:streamInfo():dynamicMetadata():set("turnpike", "grpc", "1")
   end
+end
+
+local function was(kind, handle)
+  local metadata = handle:streamInfo():dynamicMetadata():get("turnpike")
+  return metadata ~= nil and metadata[kind] ~= nil
 end
 
 function envoy_on_response(handle)
   local headers = handle:headers()
-  local metadata = handle:streamInfo():dynamicMetadata():get("turnpike")
-  if metadata ~= nil and metadata["request_id"] ~= nil then
-    headers:replace("x-request-id", metadata["request_id"])
-  end
-  if metadata ~= nil and metadata["grpc"] ~= nil then
+  if is_grpc(headers:get("content-type")) and was("grpc", handle) then
     headers:remove("x-http-status")
     headers:remove("x-error-body")
     return
   end
   local status = headers:get("x-http-status")
   local error_body = headers:get("x-error-body")
-  local grpc_status = headers:get("grpc-status")
   headers:remove("x-http-status")
   headers:remove("x-error-body")
   headers:remove("grpc-status")
@@ -63,7 +63,7 @@ function envoy_on_response(handle)
     local body = handle:body(true)
     body:setBytes("")
     handle:headers():remove("content-length")
-  elseif error_body ~= nil and metadata ~= nil and metadata["head"] ~= nil then
+  elseif error_body ~= nil and was("head", handle) then
     -- A body would go out all the same, and be read as the next answer on the connection.
     headers:replace("content-type", "application/json")
     headers:remove("content-length")
