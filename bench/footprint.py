@@ -39,13 +39,11 @@ async def flat_memory(stack: Stack, plan: Plan) -> list[Row]:
     # chDB's caches fill for this long, and the other pools until they have seen many calls at once.
     await stack.gateway(connections=_STREAMS, waves=1, events=_EVENTS, rate=50)
     await stack.gateway(connections=32, total=max(1, plan.warm_requests - stack.sent))
-    # The first slice fills other caches and pools, and is no sample.
-    for index in range(_SAMPLES + 1):
+    for _ in range(_SAMPLES):
         await stack.gateway(connections=32, total=slice_requests * 9 // 10)
         await stack.gateway(connections=32, total=slice_requests // 10, events=5, rate=1000)
         await asyncio.sleep(1.0)
-        if index:
-            samples.append(memory(pids))
+        samples.append(memory(pids))
     return [_row(name, [sample[name] for sample in samples], requests=plan.memory_requests) for name in SERVICES]
 
 

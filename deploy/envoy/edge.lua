@@ -19,8 +19,7 @@ function envoy_on_request(handle)
   headers:remove("x-turnpike-stream-id")
   local id = headers:get("x-request-id")
   if id == nil or not is_valid_id(id) then
-    id = fresh
-    headers:replace("x-request-id", id)
+    headers:replace("x-request-id", fresh)
   end
   -- Only Envoy itself may say what the original request line was.
   headers:remove("x-envoy-original-path")

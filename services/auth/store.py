@@ -144,8 +144,9 @@ class FakeTokenStore:
             return False
         del self.tokens[token_id]
         self.revoked[token_id] = self._now()
-        for announcements in self.listening:
-            announcements.announce()
+        if self.announced:
+            for announcements in self.listening:
+                announcements.announce()
         return True
 
     async def record_uses(self, uses: Mapping[str, datetime]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,11 +17,9 @@ _GRACE_SECONDS = 20.0
 
 
 class Echo(grpc.GenericRpcHandler):
-    """Answers every RPC with its request, once ``open`` is set."""
+    """Answers every RPC with its request."""
 
     def __init__(self) -> None:
-        self.open = asyncio.Event()
-        self.open.set()
         self.begun: list[bytes] = []
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
@@ -29,7 +27,6 @@ class Echo(grpc.GenericRpcHandler):
 
     async def _answer(self, request: bytes, context: object) -> bytes:
         self.begun.append(request)
-        await self.open.wait()
         return request
 
 
@@ -47,9 +44,9 @@ class Served:
 
 
 @asynccontextmanager
-async def served(*, maximum_concurrent_rpcs: int = 1_000) -> AsyncIterator[Served]:
+async def served() -> AsyncIterator[Served]:
     echo = Echo()
-    runtime = Runtime([echo], options=(), maximum_concurrent_rpcs=maximum_concurrent_rpcs)
+    runtime = Runtime([echo], options=(), maximum_concurrent_rpcs=1_000)
     port = runtime.listen("127.0.0.1:0")
     await runtime.start()
     try:
@@ -80,7 +77,7 @@ async def test_no_call_waits_for_one_that_comes_after_it() -> None:
             assert await server.ask(number) == b"%d" % number
 
 
-async def _code(call: asyncio.Future[bytes]) -> grpc.StatusCode:
+async def _code(call: Awaitable[bytes]) -> grpc.StatusCode:
     try:
         await call
     except grpc.aio.AioRpcError as error:
@@ -94,7 +91,7 @@ async def test_a_server_that_ends_in_the_middle_of_a_burst_ends_every_call(round
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
     async with served() as server:
         await server.ask(0)
-        calls = [asyncio.ensure_future(_code(asyncio.ensure_future(server.ask(n)))) for n in range(100)]
+        calls = [asyncio.ensure_future(_code(server.ask(n))) for n in range(100)]
         for _ in range(rounds):
             await asyncio.sleep(0)
         async with asyncio.timeout(_GRACE_SECONDS / 2):

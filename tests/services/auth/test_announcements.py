@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -27,45 +27,35 @@ _LISTENERS = sa.text(
 
 async def test_an_announced_revocation_is_told_without_a_poll(clock: Clock) -> None:
     store = FakeTokenStore(now=clock.now, shared=True, announced=True)
-    revocations = Revocations(store, poll_seconds=_NEVER_SECONDS)
-    watch = revocations.watch()
-    await anext(watch)
-    await until(lambda: bool(store.listening))
-    token_id = await revoked(store, clock)
-    assert await anext(watch) == (token_id,)
-    await watch.aclose()
+    async with watching(store) as watch:
+        await until(lambda: bool(store.listening))
+        token_id = await revoked(store, clock)
+        assert await anext(watch) == (token_id,)
     assert store.listening == []
 
 
 async def test_a_lost_connection_is_made_again(clock: Clock) -> None:
     store = FakeTokenStore(now=clock.now, shared=True, announced=True)
-    revocations = Revocations(store, poll_seconds=_NEVER_SECONDS)
-    watch = revocations.watch()
-    await anext(watch)
-    await until(lambda: bool(store.listening))
-    (first,) = store.listening
-    first.lose()
-    await until(lambda: bool(store.listening) and store.listening != [first])
-    token_id = await revoked(store, clock)
-    assert await anext(watch) == (token_id,)
-    await watch.aclose()
+    async with watching(store) as watch:
+        await until(lambda: bool(store.listening))
+        (first,) = store.listening
+        first.lose()
+        await until(lambda: bool(store.listening) and store.listening != [first])
+        token_id = await revoked(store, clock)
+        assert await anext(watch) == (token_id,)
 
 
 async def test_a_listener_whose_connection_postgresql_ends_listens_again(
     postgresql_store_pair: tuple[SqlTokenStore, SqlTokenStore], clock: Clock
 ) -> None:
     here, there = postgresql_store_pair
-    revocations = Revocations(there, poll_seconds=_NEVER_SECONDS)
-    watch = revocations.watch()
-    await anext(watch)
     ended: list[bool] = []
-    async with asyncio.timeout(_PATIENCE_SECONDS):
+    async with watching(there) as watch, asyncio.timeout(_PATIENCE_SECONDS):
         while not ended:
             async with here._transaction() as connection:
                 ended = list((await connection.execute(_LISTENERS)).scalars())
         token_id = await revoked(here, clock)
         assert await anext(watch) == (token_id,)
-    await watch.aclose()
 
 
 async def test_announcements_are_heard_and_others_channels_are_not(
@@ -92,15 +82,24 @@ async def test_behind_a_pooler_that_delivers_no_notifications_the_database_is_as
             async with listening(pooled) as announcements:
                 assert not announcements.works
         assert [entry["log_level"] for entry in logs] == ["warning"]
-        revocations = Revocations(SqlTokenStore(pooled, now=clock.now), poll_seconds=0.005)
-        watch = revocations.watch()
-        await anext(watch)
-        token_id = await revoked(SqlTokenStore(direct, now=clock.now), clock)
-        async with asyncio.timeout(_PATIENCE_SECONDS):
+        async with (
+            watching(SqlTokenStore(pooled, now=clock.now), poll_seconds=0.005) as watch,
+            asyncio.timeout(_PATIENCE_SECONDS),
+        ):
+            token_id = await revoked(SqlTokenStore(direct, now=clock.now), clock)
             assert await anext(watch) == (token_id,)
-        await watch.aclose()
         await pooled.dispose()
     await direct.dispose()
+
+
+@asynccontextmanager
+async def watching(
+    store: TokenStore, *, poll_seconds: float = _NEVER_SECONDS
+) -> AsyncIterator[AsyncIterator[tuple[str, ...]]]:
+    """Watch the store's revocations; gives the watch after its greeting."""
+    async with aclosing(Revocations(store, poll_seconds=poll_seconds).watch()) as watch:
+        await anext(watch)
+        yield watch
 
 
 async def revoked(store: TokenStore, clock: Clock) -> str:
