@@ -11,8 +11,8 @@ import uvloop
 from google.api.httpbody_pb2 import HttpBody
 
 from bench.messages import ANSWER
-from common.call import Context
-from common.server import SERVER_OPTIONS
+from common.serving.interceptor import Context
+from common.serving.server import SERVER_OPTIONS
 from turnpike.chat.v1 import chat_http_pb2_grpc
 
 _CONSTANT: Final = HttpBody(content_type="application/json", data=ANSWER)

@@ -6,7 +6,6 @@ deprecated: https://github.com/open-telemetry/semantic-conventions-genai
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,8 +16,7 @@ from opentelemetry import metrics, propagate, trace
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.trace import Span, SpanKind, StatusCode
 
-from common.call import CLIENT_GONE_STATUS, Call, Context, Proceed
-from common.logs import CallLine, CallLog
+from common.request import Call
 
 _BUCKETS: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _TOKEN_BUCKETS: Final = tuple(4**power for power in range(14))
@@ -203,30 +201,3 @@ def from_environment(service: str) -> Telemetry:
     return Telemetry(
         service, tracer_provider=tracer_provider, meter_provider=MeterProvider([reader], resource=resource)
     )
-
-
-class TelemetryInterceptor:
-    """Puts a span, a duration and one log line around each call."""
-
-    def __init__(self, telemetry: Telemetry, *, log: CallLog) -> None:
-        self._telemetry = telemetry
-        self._log = log
-
-    async def __call__(self, call: Call, request: Any, context: Context, proceed: Proceed) -> Any:
-        """Serve the call."""
-        with self._telemetry.rpc(call):
-            try:
-                return await proceed(call, request, context)
-            except asyncio.CancelledError:
-                call.status = CLIENT_GONE_STATUS
-                raise
-            finally:
-                line = CallLine(
-                    rpc=call.rpc,
-                    request_id=call.request_id,
-                    trace_id=self._telemetry.trace_id(call),
-                    status=call.status,
-                    user_id=call.principal.user_id,
-                    milliseconds=round((time.perf_counter() - call.started) * 1000, 1),
-                )
-                self._log.write(line)

@@ -7,8 +7,8 @@ from typing import Final
 
 from pydantic import SecretStr
 
-from common.http_client import Body, HttpAnswer, HttpClient
 from common.providers.base_url import normalized
+from common.upstream.http import Body, HttpAnswer, HttpClient
 
 DEFAULT_BASE_URL: Final = "https://api.mistral.ai/v1"
 

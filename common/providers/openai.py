@@ -8,8 +8,8 @@ from typing import Final
 
 from pydantic import SecretStr
 
-from common.http_client import Body, HttpAnswer, HttpClient
 from common.providers.base_url import normalized
+from common.upstream.http import Body, HttpAnswer, HttpClient
 
 DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
 # OpenAI repeats most of a wrong key, and organisation ids, in its error messages.

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from common.errors import Unavailable
-from common.http_client import Body
-from common.sse import EventSplitter
+from common.upstream.http import Body
+from common.upstream.sse import EventSplitter
 
 
 class Answer(Protocol):
-    """A provider's answer whose head has arrived; common.http_client.HttpAnswer is the real one."""
+    """A provider's answer whose head has arrived; common.upstream.http.HttpAnswer is the real one."""
 
     status: int
     headers: Mapping[str, str]

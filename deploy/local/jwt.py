@@ -14,7 +14,7 @@ from typing import Final
 import jwt
 from pydantic import Field
 
-from common.config import load
+from common.settings import load
 from services.auth.config import JwtSettings
 
 _LIFETIME: Final = timedelta(hours=12)

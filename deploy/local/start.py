@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from common.config import ServiceSettings, load
+from common.settings import ServiceSettings, load
 from deploy.local import preflight, tether
 from deploy.local.config import REPOSITORY, LocalSettings
 from deploy.local.environment import child_environment

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from common.config import load
+from common.settings import load
 from deploy.local.config import DEMO_USER, LocalSettings
 from deploy.local.demo import demo_token
 from deploy.local.health import unhealthy_parts

@@ -12,12 +12,13 @@ import sqlalchemy as sa
 import uvloop
 from alembic.util import CommandError
 
-from common.auth_interceptor import AuthInterceptor
-from common.config import load
-from common.error_interceptor import ErrorInterceptor
 from common.logs import call_log, configure_logging
-from common.server import Server, serve
-from common.telemetry import TelemetryInterceptor, from_environment
+from common.serving.auth import AuthInterceptor
+from common.serving.errors import ErrorInterceptor
+from common.serving.server import Server, serve
+from common.serving.telemetry import TelemetryInterceptor
+from common.settings import load
+from common.telemetry import from_environment
 from services.auth.config import AuthSettings
 from services.auth.core import ApiTokens, Authentication
 from services.auth.database import migrate, open_engine

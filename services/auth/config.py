@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from common.config import ServiceSettings
+from common.settings import ServiceSettings
 
 _DRIVERS: Final = {
     "postgresql": "postgresql+asyncpg",

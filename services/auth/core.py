@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from common.errors import InvalidRequest, NotFound, Unauthenticated
-from common.principal import SCOPES, Kind, Principal
+from common.identity.principal import SCOPES, Kind, Principal
 from services.auth.jwt import JwtVerifier, looks_like_jwt
 from services.auth.last_use import LastUse
 from services.auth.revocations import Revocations

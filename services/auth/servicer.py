@@ -12,9 +12,10 @@ from google.api.httpbody_pb2 import HttpBody
 from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from common.call import Context, current_call
 from common.errors import InvalidRequest
-from common.principal import Access, Kind, Requirement
+from common.identity.principal import Access, Kind, Requirement
+from common.request import current_call
+from common.serving.interceptor import Context
 from services.auth.core import ApiTokens, Authentication, CreatedToken
 from services.auth.revocations import Revocations
 from services.auth.store import StoredToken

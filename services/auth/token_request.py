@@ -7,8 +7,8 @@ from typing import Final
 
 import msgspec
 
+from common.dialects.json_errors import json_refusal
 from common.errors import InvalidRequest
-from common.json_errors import json_refusal
 
 
 class TokenRequest(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ from pydantic import AliasChoices, Field, SecretStr, field_validator
 
 from common.providers.base_url import normalized
 from common.providers.openai import DEFAULT_BASE_URL
-from common.upstream_config import UpstreamSettings
+from common.upstream.settings import UpstreamSettings
 
 
 class ChatSettings(UpstreamSettings):

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeAlias
 
-from common.call import Call
-from common.config import MAX_BODY_BYTES
+from common.dialects import openai_chat
+from common.dialects.openai_chat import ChatRequest
 from common.errors import PayloadTooLarge, TurnpikeError, Unavailable, UpstreamFailed, openai_body
-from common.metering import Account, Meter, Outcome, UsageSource, outcome_of
-from common.passthrough import Head, Reply, whole
+from common.metering.account import Account, Meter, Outcome, UsageSource, outcome_of
 from common.providers.provider import Answer, Provider
-from common.providers.router import Router, passed_on
-from common.sse import read_event
-from services.chat import openai_chat
-from services.chat.openai_chat import ChatRequest
+from common.reply import Head, Reply, whole
+from common.request import Call
+from common.routing.router import Router, passed_on
+from common.settings import MAX_BODY_BYTES
+from common.upstream.sse import read_event
 
 Spawn: TypeAlias = Callable[[Coroutine[Any, Any, bytes]], Awaitable[bytes]]
 """Runs a coroutine, and gives its result to whoever awaits it."""

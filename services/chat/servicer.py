@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from common.call import Call, Context, current_call
-from common.http_body import BodyView, HttpReply, send_head, sent
-from common.passthrough import Collected
-from common.principal import Requirement, Scope
+from common.identity.principal import Requirement, Scope
+from common.reply import Collected
+from common.request import Call, current_call
+from common.serving.http_body import BodyView, HttpReply, send_head, sent
+from common.serving.interceptor import Context
 from services.chat import typed
 from services.chat.core import Chat
 from turnpike.chat.v1 import chat_http_pb2, chat_http_pb2_grpc, chat_pb2, chat_pb2_grpc

@@ -8,8 +8,8 @@ import msgspec
 from google.protobuf import json_format
 
 from common.errors import InvalidRequest, UpstreamFailed
-from common.sse import data_of
-from common.struct_json import extra, plain
+from common.serving.struct_json import extra, plain
+from common.upstream.sse import data_of
 from turnpike.chat.v1 import chat_pb2
 
 _ROLES: Final = {

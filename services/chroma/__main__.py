@@ -5,16 +5,18 @@ from __future__ import annotations
 import uvloop
 from pydantic import SecretStr
 
-from common.auth_interceptor import AuthInterceptor
-from common.authenticator import Authenticator, RemoteAuthenticator
-from common.config import load
-from common.error_interceptor import ErrorInterceptor
-from common.http_client import HttpClient
+from common.identity.authenticator import Authenticator
+from common.identity.remote import RemoteAuthenticator
 from common.logs import CallLog, call_log, configure_logging
-from common.metering import Meter
-from common.server import Server, serve
-from common.shipper import shipped_outbox
-from common.telemetry import Telemetry, TelemetryInterceptor, from_environment
+from common.metering.account import Meter
+from common.metering.shipper import shipped_outbox
+from common.serving.auth import AuthInterceptor
+from common.serving.errors import ErrorInterceptor
+from common.serving.server import Server, serve
+from common.serving.telemetry import TelemetryInterceptor
+from common.settings import load
+from common.telemetry import Telemetry, from_environment
+from common.upstream.http import HttpClient
 from services.chroma.config import ChromaSettings
 from services.chroma.core import Chroma
 from services.chroma.servicer import (

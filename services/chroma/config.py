@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 
-from common.http_client import Timers
-from common.upstream_config import MeteredSettings
+from common.upstream.http import Timers
+from common.upstream.settings import MeteredSettings
 from services.chroma.namespace import checked_separator
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")

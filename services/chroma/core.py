@@ -9,11 +9,11 @@ from urllib.parse import quote
 
 import msgspec
 
-from common.call import Call
-from common.config import MAX_BODY_BYTES
 from common.errors import PayloadTooLarge, PermissionDenied, Unauthenticated
-from common.metering import Account, Meter, Outcome
-from common.principal import Kind, Principal
+from common.identity.principal import Kind, Principal
+from common.metering.account import Account, Meter, Outcome
+from common.request import Call
+from common.settings import MAX_BODY_BYTES
 from services.chroma import rewriting
 from services.chroma.databases import Databases
 from services.chroma.namespace import DEFAULT_DATABASE, TENANT, Namespace, namespace_of

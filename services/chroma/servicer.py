@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from common.auth_interceptor import CREDENTIAL_HEADERS
-from common.call import Context, current_call
 from common.errors import InvalidRequest
-from common.http_body import BodyView, HttpReply
-from common.passthrough import Head, all_but_last
-from common.principal import Requirement, Scope
+from common.identity.principal import Requirement, Scope
+from common.reply import Head, all_but_last
+from common.request import current_call
+from common.serving.auth import CREDENTIAL_HEADERS
+from common.serving.http_body import BodyView, HttpReply
+from common.serving.interceptor import Context
 from services.chroma.core import PATH, Chroma, ChromaRequest
 from turnpike.chroma.v1 import chroma_http_pb2, chroma_http_pb2_grpc, chroma_pb2, chroma_pb2_grpc
 

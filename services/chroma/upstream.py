@@ -10,7 +10,7 @@ from urllib.parse import quote
 from pydantic import SecretStr
 
 from common.errors import Unavailable, UpstreamFailed
-from common.http_client import HttpClient
+from common.upstream.http import HttpClient
 from services.chroma.namespace import TENANT
 from services.chroma.request_line import Query, query_string
 

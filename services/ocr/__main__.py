@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import uvloop
 
-from common.auth_interceptor import AuthInterceptor
-from common.authenticator import RemoteAuthenticator
-from common.config import load
-from common.error_interceptor import ErrorInterceptor
-from common.http_client import HttpClient
+from common.identity.remote import RemoteAuthenticator
 from common.logs import call_log, configure_logging
-from common.metering import Meter
+from common.metering.account import Meter
+from common.metering.shipper import shipped_outbox
 from common.providers.mistral import MistralProvider
 from common.providers.provider import NullProvider, OcrProvider
-from common.providers.router import Router
-from common.server import Server, serve
-from common.shipper import shipped_outbox
-from common.telemetry import TelemetryInterceptor, from_environment
+from common.routing.router import Router
+from common.serving.auth import AuthInterceptor
+from common.serving.errors import ErrorInterceptor
+from common.serving.server import Server, serve
+from common.serving.telemetry import TelemetryInterceptor
+from common.settings import load
+from common.telemetry import from_environment
+from common.upstream.http import HttpClient
 from services.ocr.config import OcrSettings
 from services.ocr.core import Ocr
 from services.ocr.servicer import PASSED_THROUGH, REQUIREMENTS, SERVICES, OcrHttpServicer, OcrServicer

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
-from common.call import Call
-from common.config import MAX_BODY_BYTES
+from common.dialects.mistral_ocr import parse_answer, parse_request
 from common.errors import PayloadTooLarge
-from common.metering import Account, Measured, Meter
-from common.passthrough import Head, Reply, whole
+from common.metering.account import Account, Measured, Meter
 from common.providers.provider import Answer, OcrProvider
-from common.providers.router import Router, passed_on
-from services.ocr.mistral_ocr import parse_answer, parse_request
+from common.reply import Head, Reply, whole
+from common.request import Call
+from common.routing.router import Router, passed_on
+from common.settings import MAX_BODY_BYTES
 
 
 class Ocr:

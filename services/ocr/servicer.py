@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from common.call import Context, current_call
-from common.http_body import BodyView, HttpReply, send_head
-from common.passthrough import Collected
-from common.principal import Requirement, Scope
+from common.identity.principal import Requirement, Scope
+from common.reply import Collected
+from common.request import current_call
+from common.serving.http_body import BodyView, HttpReply, send_head
+from common.serving.interceptor import Context
 from services.ocr import typed
 from services.ocr.core import Ocr
 from turnpike.ocr.v1 import ocr_http_pb2, ocr_http_pb2_grpc, ocr_pb2, ocr_pb2_grpc

@@ -10,7 +10,7 @@ import msgspec
 from google.protobuf import json_format
 
 from common.errors import InvalidRequest, UpstreamFailed
-from common.struct_json import extra, plain
+from common.serving.struct_json import extra, plain
 from turnpike.ocr.v1 import ocr_pb2
 
 _MEDIA_TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+", re.IGNORECASE)

@@ -3,7 +3,7 @@
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from common.config import load
+from common.settings import load
 from services.sandbox.app import Parts, create_app
 from services.sandbox.config import SandboxSettings, split_address
 from services.sandbox.server import make_server

@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 import uvloop
 
 from common import telemetry
-from common.auth_interceptor import CREDENTIAL_HEADERS, AuthInterceptor
-from common.authenticator import Authenticator, RemoteAuthenticator
-from common.config import load
-from common.error_interceptor import ErrorInterceptor
+from common.identity.authenticator import Authenticator
+from common.identity.remote import RemoteAuthenticator
 from common.logs import call_log, configure_logging
-from common.server import Server, serve
-from common.telemetry import TelemetryInterceptor
+from common.serving.auth import CREDENTIAL_HEADERS, AuthInterceptor
+from common.serving.errors import ErrorInterceptor
+from common.serving.server import Server, serve
+from common.serving.telemetry import TelemetryInterceptor
+from common.settings import load
 from services.usage.clickhouse_store import ClickHouseStore
 from services.usage.config import Settings
 from services.usage.connections import Connect, StoreRefused, embedded, refuse_second_process, server

@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
 
 from common.errors import InvalidRequest, PermissionDenied
-from common.principal import Kind, Principal
+from common.identity.principal import Kind, Principal
 from services.usage.events import Event, Outcome, UsageSource, is_uuid7, milliseconds
 from services.usage.store import UsageStore
 from services.usage.summaries import Everyone, OneUser, Summary, Sums, Whose

@@ -7,9 +7,9 @@ from typing import Final
 
 from pydantic import SecretStr
 
-from common.authenticator import Authenticator
 from common.errors import PermissionDenied, Unauthenticated
-from common.principal import Kind, Principal
+from common.identity.authenticator import Authenticator
+from common.identity.principal import Kind, Principal
 
 KEY_HOLDER: Final = Principal(Kind.STATIC_KEY, scopes=frozenset({"usage"}))
 """Whoever shows the usage key: the one principal without a user id that the authenticator lets in."""

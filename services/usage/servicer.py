@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import grpc
 
-from common.call import current_call
-from common.principal import Access, Requirement, Scope
+from common.identity.principal import Access, Requirement, Scope
+from common.request import current_call
 from services.usage.core import UsageCore
 from services.usage.events import Event
 from services.usage.summaries import Sums

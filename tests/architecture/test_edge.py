@@ -13,7 +13,7 @@ import yaml
 from google.api import annotations_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-from common.config import MAX_BODY_BYTES, MAX_MESSAGE_BYTES
+from common.settings import MAX_BODY_BYTES, MAX_MESSAGE_BYTES
 from tests.architecture.source import REPOSITORY, services
 
 _UNROUTED: Final = ("sandbox", "portal")

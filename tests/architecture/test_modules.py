@@ -33,7 +33,7 @@ _MUTATORS: Final = (
 _MUTABLE_CALLS: Final = ("list", "dict", "set", "defaultdict", "OrderedDict", "deque", "Counter", "bytearray")
 _READERS_OF_THE_ENVIRONMENT: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "common/config.py": "says which of several names was set",
+        "common/settings.py": "says which of several names was set",
         "common/telemetry.py": "the standard OTEL variables are the SDK's own",
     }
 )

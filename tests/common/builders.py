@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
-from common.call import Call
-from common.outbox import Outbox
-from common.principal import Kind, Principal
+from common.identity.principal import Kind, Principal
+from common.metering.outbox import Outbox
+from common.request import Call
 from turnpike.usage.v1.ingest_pb2 import UsageEvent
 
 ALICE = Principal(Kind.API_TOKEN, user_id="alice", token_id="tok_1", scopes=frozenset({"chat"}))

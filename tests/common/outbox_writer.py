@@ -13,7 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
-from common.outbox import DiskOutbox
+from common.metering.outbox import DiskOutbox
 from tests.common.builders import number_of, usage_event
 from turnpike.usage.v1 import ingest_pb2
 

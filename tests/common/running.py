@@ -12,15 +12,16 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from pydantic import SecretStr
 
-from common.auth_interceptor import AuthInterceptor
-from common.authenticator import FakeAuthenticator
-from common.call import Context, Interceptor
-from common.error_interceptor import ErrorInterceptor
+from common.identity.principal import Requirement, Scope
 from common.logs import CallLog, NullCallLog
-from common.principal import Requirement, Scope
-from common.server import Register, Server
-from common.telemetry import Telemetry, TelemetryInterceptor
+from common.serving.auth import AuthInterceptor
+from common.serving.errors import ErrorInterceptor
+from common.serving.interceptor import Context, Interceptor
+from common.serving.server import Register, Server
+from common.serving.telemetry import TelemetryInterceptor
+from common.telemetry import Telemetry
 from tests.common.builders import ALICE
+from tests.common.identity.fake_authenticator import FakeAuthenticator
 from turnpike.chat.v1 import chat_pb2, chat_pb2_grpc
 
 SERVICE: Final = "turnpike.chat.v1.ChatService"

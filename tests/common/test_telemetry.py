@@ -22,13 +22,13 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from common.call import Context
 from common.errors import InvalidRequest, UpstreamFailed
 from common.logs import CallLine, FakeCallLog
-from common.metering import Measured, Meter, Outcome, TokenCounts, UsageSource
-from common.outbox import NullOutbox
+from common.metering.account import Measured, Meter, Outcome, TokenCounts, UsageSource
+from common.metering.outbox import NullOutbox
 from common.providers.provider import Answer, FakeAnswer, FakeProvider, Provider
-from common.providers.router import Router
+from common.routing.router import Router
+from common.serving.interceptor import Context
 from common.telemetry import Telemetry, from_environment
 from tests.common.builders import a_call
 from tests.common.running import BEARER, behaving, the_interceptors

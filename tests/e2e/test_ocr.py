@@ -15,7 +15,7 @@ import grpc
 import httpx
 import pytest
 
-from common.config import MAX_BODY_BYTES
+from common.settings import MAX_BODY_BYTES
 from tests.e2e.stack import REPOSITORY, Stack, bounded
 from tests.services.sandbox.files import data_url, pdf, png
 from turnpike.ocr.v1 import ocr_pb2, ocr_pb2_grpc

@@ -7,7 +7,7 @@ import asyncio
 from alembic import context
 from sqlalchemy import Connection
 
-from common.config import load
+from common.settings import load
 from services.auth.config import AuthSettings
 from services.auth.database import lock_for_migrations, open_engine
 from services.auth.schema import METADATA

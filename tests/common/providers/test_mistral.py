@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr
 
-from common.http_client import Body, HttpClient, Timers
 from common.providers.mistral import DEFAULT_BASE_URL, MistralProvider
+from common.upstream.http import Body, HttpClient, Timers
 from tests.common.raw_upstream import HEAD_JSON, Request, serving
 
 _KEY = "mistral-key-0123456789"

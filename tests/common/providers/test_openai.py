@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr
 
-from common.http_client import HttpClient, Timers
 from common.providers.base_url import normalized
 from common.providers.openai import DEFAULT_BASE_URL, OpenAIProvider
+from common.upstream.http import HttpClient, Timers
 from tests.common.raw_upstream import HEAD_JSON, Request, serving
 
 _KEY = "sk-proj-0123456789abcdef"

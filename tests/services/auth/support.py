@@ -16,9 +16,9 @@ from typing import Any
 import grpc
 from pydantic import SecretStr
 
-from common.authenticator import RemoteAuthenticator
 from common.errors import Unauthenticated
-from common.server import Server
+from common.identity.remote import RemoteAuthenticator
+from common.serving.server import Server
 from deploy.local.jwt import platform_jwt
 from services.auth.__main__ import make_server
 from services.auth.config import AuthSettings

@@ -50,7 +50,7 @@ async def test_an_empty_variable_is_unset() -> None:
         "TURNPIKE_AUTH_DATABASE_URL",
     )
     program = (
-        "from common.config import load; from services.auth.config import AuthSettings; s = load(AuthSettings);"
+        "from common.settings import load; from services.auth.config import AuthSettings; s = load(AuthSettings);"
         "print(s.static_keys, s.credential_required, s.jwt_secret, s.database)"
     )
     process = await asyncio.create_subprocess_exec(

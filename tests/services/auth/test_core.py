@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.errors import InvalidRequest, NotFound, Unauthenticated, Unavailable
-from common.principal import SCOPES, Kind, Principal
+from common.identity.principal import SCOPES, Kind, Principal
 from deploy.local.jwt import platform_jwt
 from services.auth.core import CreatedToken
 from services.auth.store import FakeTokenStore

@@ -14,7 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from common.authenticator import RemoteAuthenticator
+from common.identity.remote import RemoteAuthenticator
 from deploy.local.jwt import platform_jwt
 from tests.services.auth.support import ENVIRONMENT, JWT_SECRET, SERVICE_KEY
 from turnpike.auth.v1 import api_token_pb2, api_token_pb2_grpc

@@ -7,9 +7,9 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from common.authenticator import RemoteAuthenticator
 from common.errors import Unauthenticated, Unavailable
-from common.principal import Kind
+from common.identity.principal import Kind
+from common.identity.remote import RemoteAuthenticator
 from services.auth.store import FakeTokenStore, SqlTokenStore
 from tests.services.auth.support import SERVICE_KEY, Clock, RunningAuth, running_auth, until, until_refused
 

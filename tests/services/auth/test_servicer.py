@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from structlog.testing import capture_logs
 
-from common.principal import SCOPES
+from common.identity.principal import SCOPES
 from services.auth.store import FakeTokenStore, SqlTokenStore
 from tests.services.auth.support import Clock, RunningAuth, running_auth, until
 from turnpike.auth.v1 import api_token_pb2, auth_pb2

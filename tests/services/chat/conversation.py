@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from common.metering import Meter
-from common.outbox import FakeOutbox, Outbox
-from common.passthrough import Collected
+from common.metering.account import Meter
+from common.metering.outbox import FakeOutbox, Outbox
 from common.providers.provider import FakeAnswer, FakeProvider
-from common.providers.router import Router
+from common.reply import Collected
+from common.routing.router import Router
 from common.telemetry import Telemetry
 from services.chat.core import Chat, Spawn
 from tests.common.builders import a_call

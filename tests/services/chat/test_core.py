@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.config import MAX_BODY_BYTES
 from common.errors import InvalidRequest, PayloadTooLarge, Unavailable, UpstreamFailed, UpstreamTimeout
-from common.http_client import UnreachableError
-from common.passthrough import Collected
 from common.providers.provider import FakeAnswer
-from common.sse import KEEP_ALIVE
+from common.reply import Collected
+from common.settings import MAX_BODY_BYTES
+from common.upstream.http import UnreachableError
+from common.upstream.sse import KEEP_ALIVE
 from tests.common.builders import RefusingOutbox, a_call
 from tests.services.chat.conversation import (
     ASK,

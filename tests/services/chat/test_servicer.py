@@ -15,9 +15,9 @@ from google.api.httpbody_pb2 import HttpBody
 from google.protobuf import json_format, struct_pb2
 
 from common.errors import UpstreamFailed, UpstreamTimeout
-from common.http_client import UnreachableError
 from common.providers.provider import FakeAnswer
-from common.sse import KEEP_ALIVE
+from common.upstream.http import UnreachableError
+from common.upstream.sse import KEEP_ALIVE
 from services.chat.servicer import PASSED_THROUGH, REQUIREMENTS, SERVICES, ChatHttpServicer, ChatServicer
 from tests.common.running import BEARER, error_info, running, the_interceptors, trailers
 from tests.services.chat.conversation import (

@@ -19,12 +19,12 @@ from google.api.httpbody_pb2 import HttpBody
 from pydantic import SecretStr
 
 from common.errors import Unauthenticated
-from common.http_client import HttpClient, Timers
+from common.identity.principal import Kind, Principal
 from common.logs import NullCallLog
-from common.metering import Meter
-from common.outbox import FakeOutbox
-from common.principal import Kind, Principal
+from common.metering.account import Meter
+from common.metering.outbox import FakeOutbox
 from common.telemetry import Telemetry
+from common.upstream.http import HttpClient, Timers
 from services.chroma.__main__ import server_of
 from services.chroma.core import Chroma
 from services.chroma.upstream import HttpUpstream, Upstream

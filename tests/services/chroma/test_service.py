@@ -11,9 +11,9 @@ import pytest
 from aiohttp import web
 from pydantic import SecretStr
 
-from common.config import MAX_BODY_BYTES
-from common.http_client import Timers
-from common.principal import Kind
+from common.identity.principal import Kind
+from common.settings import MAX_BODY_BYTES
+from common.upstream.http import Timers
 from services.chroma.namespace import namespace_of
 from services.chroma.upstream import NullUpstream, UpstreamAnswer
 from tests.services.chroma.fake_chroma import FakeUpstream, fake_server

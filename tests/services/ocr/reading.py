@@ -11,21 +11,22 @@ from typing import Any, Final
 import grpc
 from pydantic import SecretStr
 
-from common.auth_interceptor import AuthInterceptor
-from common.authenticator import FakeAuthenticator
-from common.call import Call
-from common.error_interceptor import ErrorInterceptor
+from common.identity.principal import Kind, Principal
 from common.logs import NullCallLog
-from common.metering import Meter
-from common.outbox import FakeOutbox
-from common.passthrough import Collected
-from common.principal import Kind, Principal
+from common.metering.account import Meter
+from common.metering.outbox import FakeOutbox
 from common.providers.provider import FakeAnswer, FakeProvider
-from common.providers.router import Router
-from common.server import Server
-from common.telemetry import Telemetry, TelemetryInterceptor
+from common.reply import Collected
+from common.request import Call
+from common.routing.router import Router
+from common.serving.auth import AuthInterceptor
+from common.serving.errors import ErrorInterceptor
+from common.serving.server import Server
+from common.serving.telemetry import TelemetryInterceptor
+from common.telemetry import Telemetry
 from services.ocr.core import Ocr
 from services.ocr.servicer import PASSED_THROUGH, REQUIREMENTS, SERVICES, OcrHttpServicer, OcrServicer
+from tests.common.identity.fake_authenticator import FakeAuthenticator
 from turnpike.ocr.v1.ocr_http_pb2_grpc import add_OcrHttpServiceServicer_to_server
 from turnpike.ocr.v1.ocr_pb2_grpc import add_OcrServiceServicer_to_server
 from turnpike.usage.v1.ingest_pb2 import Outcome, UsageEvent, UsageSource

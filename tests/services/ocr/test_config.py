@@ -7,7 +7,7 @@ import os
 import pytest
 from pydantic import ValidationError
 
-from common.http_client import Timers
+from common.upstream.http import Timers
 from services.ocr.config import OcrSettings
 
 _KEY = "service-key-of-the-tests"

@@ -7,11 +7,11 @@ import json
 
 import pytest
 
-from common.config import MAX_BODY_BYTES
 from common.errors import InvalidRequest, PayloadTooLarge, UpstreamFailed, UpstreamTimeout
-from common.http_client import UnreachableError
-from common.passthrough import Collected
 from common.providers.provider import FakeAnswer
+from common.reply import Collected
+from common.settings import MAX_BODY_BYTES
+from common.upstream.http import UnreachableError
 from tests.services.ocr.reading import ASK, DEFAULT_MODEL, Trial, a_call, read
 
 _CUT = UpstreamFailed("The provider broke off its answer.", code="upstream_cut")

@@ -11,9 +11,9 @@ import pytest
 from google.api.httpbody_pb2 import HttpBody
 from google.protobuf import any_pb2, json_format, struct_pb2
 
-from common.config import MAX_BODY_BYTES
 from common.errors import UpstreamFailed
 from common.providers.provider import FakeAnswer
+from common.settings import MAX_BODY_BYTES
 from tests.services.ocr.reading import ASK, DEFAULT_MODEL, SIZE, Trial, page, read, served
 from turnpike.ocr.v1 import ocr_http_pb2_grpc, ocr_pb2, ocr_pb2_grpc
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from common.errors import InvalidRequest, PermissionDenied, Unavailable
-from common.principal import NOBODY, Kind, Principal
+from common.identity.principal import NOBODY, Kind, Principal
 from services.usage.core import UsageCore, visible_to
 from services.usage.keys import KEY_HOLDER
 from services.usage.store import FakeUsageStore

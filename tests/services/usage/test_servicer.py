@@ -10,13 +10,13 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 from pydantic import SecretStr
 
-from common.auth_interceptor import CREDENTIAL_HEADERS, AuthInterceptor
-from common.authenticator import FakeAuthenticator
-from common.error_interceptor import ErrorInterceptor
+from common.identity.principal import Kind, Principal
 from common.logs import NullCallLog
-from common.principal import Kind, Principal
-from common.server import Server
-from common.telemetry import Telemetry, TelemetryInterceptor
+from common.serving.auth import CREDENTIAL_HEADERS, AuthInterceptor
+from common.serving.errors import ErrorInterceptor
+from common.serving.server import Server
+from common.serving.telemetry import TelemetryInterceptor
+from common.telemetry import Telemetry
 from services.usage.clickhouse_store import ClickHouseStore
 from services.usage.core import UsageCore
 from services.usage.keys import UsageKeyAuthenticator
@@ -29,6 +29,7 @@ from services.usage.servicer import (
     to_event,
 )
 from services.usage.store import FakeUsageStore, UsageStore
+from tests.common.identity.fake_authenticator import FakeAuthenticator
 from tests.services.usage.builders import NOW, event, message
 from turnpike.usage.v1 import ingest_pb2, ingest_pb2_grpc, usage_pb2, usage_pb2_grpc
 

@@ -1,0 +1,75 @@
+"""Turns every exception into a status: canonical over gRPC, an error envelope over HTTP."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NoReturn
+
+import grpc
+import structlog
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from common.errors import Internal, TurnpikeError, chroma_body, openai_body, row
+from common.request import Call
+from common.serving.interceptor import Context, Proceed
+
+_log = structlog.get_logger(__name__)
+_DOMAIN: Final = "turnpike"
+# A message travels three times in the trailers, escaped up to sixfold, and clients take no more than 8 KiB of them.
+_MESSAGE_BYTES: Final = 600
+_CHROMA_PATH: Final = "/v1/chroma"
+
+
+class ErrorInterceptor:
+    """Answers for whatever the rest of the chain raises; an unexpected exception shows as INTERNAL only."""
+
+    async def __call__(self, call: Call, request: Any, context: Context, proceed: Proceed) -> Any:
+        """Serve the call; end it with the raised error's status."""
+        try:
+            return await proceed(call, request, context)
+        except TurnpikeError as error:
+            await _abort(call, context, error)
+        except (grpc.aio.AbortError, grpc.aio.BaseError):
+            raise
+        except Exception:  # noqa: BLE001 - the last line of defence; logged with its trace
+            _log.exception("unexpected error", rpc=call.rpc, request_id=call.request_id)
+            await _abort(call, context, Internal("The gateway failed to serve this request."))
+
+
+async def _abort(call: Call, context: Context, error: TurnpikeError) -> NoReturn:
+    entry = row(error)
+    error.message = _shortened(error.message)
+    code = grpc.StatusCode[entry.grpc]
+    call.status = entry.http_status
+    reason = error.code or entry.code
+    info = ErrorInfo(reason=reason.upper(), domain=_DOMAIN, metadata={"type": entry.type})
+    if error.param:
+        info.metadata["param"] = error.param
+    detail = AnyMessage()
+    detail.Pack(info)
+    status = Status(code=code.value[0], message=error.message, details=[detail])
+    # Envoy's edge filter makes the HTTP answer from the two x- trailers; gRPC clients read the third.
+    await context.abort(
+        code,
+        error.message,
+        (
+            ("x-http-status", str(entry.http_status)),
+            ("x-error-body", _http_body(error, call.path).decode("ascii")),
+            ("grpc-status-details-bin", status.SerializeToString()),
+            ("x-request-id", call.request_id),
+            *error.headers.items(),
+        ),
+    )
+    raise AssertionError("abort returned")  # pragma: no cover - abort always raises
+
+
+def _http_body(error: TurnpikeError, path: str) -> bytes:
+    """Return the error in the dialect of the path."""
+    is_chroma = path == _CHROMA_PATH or path.startswith(f"{_CHROMA_PATH}/")
+    return chroma_body(error) if is_chroma else openai_body(error)
+
+
+def _shortened(message: str) -> str:
+    data = message.encode("utf-8", "replace")
+    return message if len(data) <= _MESSAGE_BYTES else data[: _MESSAGE_BYTES - 3].decode("utf-8", "ignore") + "..."

@@ -1,0 +1,104 @@
+"""The server waits for several calls at once, loses none of them, and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+
+from common.serving.runtime import CALLS_AT_ONCE, Runtime
+
+_GRACE_SECONDS = 20.0
+
+
+class Echo(grpc.GenericRpcHandler):
+    """Answers every RPC with its request."""
+
+    def __init__(self) -> None:
+        self.begun: list[bytes] = []
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        return grpc.unary_unary_rpc_method_handler(self._answer, None, None)
+
+    async def _answer(self, request: bytes, context: object) -> bytes:
+        self.begun.append(request)
+        return request
+
+
+class Served:
+    """A running server, what its handler saw, and a way to call it."""
+
+    def __init__(self, runtime: Runtime, echo: Echo, channel: grpc.aio.Channel) -> None:
+        self.runtime = runtime
+        self.echo = echo
+        self._call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/any.Service/Any")
+
+    async def ask(self, number: int) -> bytes:
+        answer: bytes = await self._call(b"%d" % number)
+        return answer
+
+
+@asynccontextmanager
+async def served() -> AsyncIterator[Served]:
+    echo = Echo()
+    runtime = Runtime([echo], options=(), maximum_concurrent_rpcs=1_000)
+    port = runtime.listen("127.0.0.1:0")
+    await runtime.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield Served(runtime, echo, channel)
+    finally:
+        await runtime.shutdown(0)
+
+
+async def test_a_started_server_waits_for_several_calls() -> None:
+    async with served() as server:
+        assert server.runtime.waited_for == CALLS_AT_ONCE
+        await server.ask(1)
+        assert server.runtime.waited_for == CALLS_AT_ONCE
+
+
+async def test_every_call_of_a_burst_is_served_once() -> None:
+    async with served() as server:
+        numbers = range(10 * CALLS_AT_ONCE)
+        answers = await asyncio.gather(*map(server.ask, numbers))
+        assert answers == [b"%d" % number for number in numbers]
+        assert sorted(server.echo.begun) == sorted(answers)
+
+
+async def test_no_call_waits_for_one_that_comes_after_it() -> None:
+    async with served() as server:
+        for number in range(5 * CALLS_AT_ONCE):
+            assert await server.ask(number) == b"%d" % number
+
+
+async def _code(call: Awaitable[bytes]) -> grpc.StatusCode:
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 2, 3, 5, 8, 13])
+async def test_a_server_that_ends_in_the_middle_of_a_burst_ends_every_call(rounds: int) -> None:
+    unhandled: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
+    async with served() as server:
+        await server.ask(0)
+        calls = [asyncio.ensure_future(_code(server.ask(n))) for n in range(100)]
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(_GRACE_SECONDS / 2):
+            await server.runtime.shutdown(_GRACE_SECONDS)
+            codes = await asyncio.gather(*calls)
+        assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+        assert codes.count(grpc.StatusCode.OK) <= len(server.echo.begun)
+    del server
+    gc.collect()
+    assert unhandled == []
