@@ -344,7 +344,7 @@ def _fill_a_disk(directory: Path) -> dict[str, list[int]]:
 def test_a_disk_that_takes_only_a_part_leaves_a_readable_journal(tmp_path: Path) -> None:
     # In a process of its own, because the limit holds for every file that a process writes.
     code = (
-        "import json, sys; from pathlib import Path; from tests.common import test_outbox as t;"
+        "import json, sys; from pathlib import Path; from tests.common.metering import test_outbox as t;"
         "print(json.dumps(t._fill_a_disk(Path(sys.argv[1]))))"
     )
     told = json.loads(_python("-c", code, str(tmp_path)).splitlines()[-1])
