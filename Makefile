@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PYTHONPATH := .:gen
 PROTOS := $(shell find proto/turnpike -name '*.proto')
 .DEFAULT_GOAL := help
-.PHONY: help setup up test lint format types proto bench jwt lock clean
+.PHONY: help setup up test explore lint format types proto bench jwt lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -49,6 +49,9 @@ up: $(VENV)/runtime $(CHROMA_SERVER) gen/turnpike.pb ## start the gateway on 127
 
 test: setup ## run every test
 	$(BIN)/python -m pytest
+
+explore: setup ## property tests with new examples
+	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=explore
 
 lint: setup ## ruff and buf
 	$(BIN)/ruff check .

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from deploy.local.envoy import write_envoy
 from deploy.local.health import grpc_serving, http_ok, unfinished
 from deploy.local.jwt import platform_jwt
 from deploy.local.preflight import chroma_binary, envoy_binary
+from tests.ports import reserved_ports
 
 SERVICES = ("envoy", "auth", "chat", "usage")
 """The processes of the gateway."""
@@ -98,7 +98,14 @@ async def running_stack(directory: Path) -> AsyncIterator[Stack]:
     """Start everything on free ports, with its state under ``directory``; stop it at the end."""
     for name in ("logs", "envoy", "envoy-bare"):
         (directory / name).mkdir()
-    ports, bare_port, bare_admin_port, bare_grpc_port = _free_ports()
+    with reserved_ports(12) as free:
+        async with _running_stack(directory, free) as stack:
+            yield stack
+
+
+@asynccontextmanager
+async def _running_stack(directory: Path, free: Sequence[int]) -> AsyncIterator[Stack]:
+    ports, bare_port, bare_admin_port, bare_grpc_port = _ports(free)
     secret = secrets.token_hex(32)
     environment = _environment(ports, state=directory, secret=secret)
     with Children(logs=directory / "logs", directory=REPOSITORY, environment=environment) as children:
@@ -144,17 +151,9 @@ def _envoy(target: Path, *, port: int, admin: int, backends: Mapping[str, int]) 
     return [str(envoy_binary(None)), "-c", str(config), *flags]
 
 
-def _free_ports() -> tuple[Ports, int, int, int]:
-    """Return ports that nobody listens on now; the upstream gets the sandbox's."""
-    sockets = [socket.socket() for _ in range(12)]
-    try:
-        for each in sockets:
-            each.bind((HOST, 0))
-        numbers = [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
-    envoy, admin, auth, chat, usage, upstream, chroma, ocr, chroma_server, *bare = numbers
+def _ports(free: Sequence[int]) -> tuple[Ports, int, int, int]:
+    """Say what each port is for; the upstream gets the sandbox's."""
+    envoy, admin, auth, chat, usage, upstream, chroma, ocr, chroma_server, *bare = free
     services = {"auth": auth, "chat": chat, "usage": usage, "chroma": chroma, "ocr": ocr}
     ports = Ports(envoy=envoy, admin=admin, sandbox=upstream, chroma_server=chroma_server, **services)
     return ports, bare[0], bare[1], bare[2]

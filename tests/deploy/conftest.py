@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from deploy.local.config import INNER_PORTS, REPOSITORY
+from tests.ports import reserved_ports
 
 _OURS = (
     "TURNPIKE_",
@@ -31,34 +31,11 @@ def _nothing_of_the_developers(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
 @pytest.fixture
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture
-def free_base(free_port: int) -> int:
-    """Return the first of as many ports in a row that nobody listens on, none of them ``free_port``."""
-    with ExitStack() as stack:
-        while True:
-            probe = stack.enter_context(socket.socket())
-            probe.bind(("127.0.0.1", 0))
-            base = int(probe.getsockname()[1]) + 1
-            wanted = range(base, base + INNER_PORTS)
-            if base + INNER_PORTS < 65536 and free_port not in wanted and all(map(_is_free, wanted)):
-                return base
+def free_base() -> Iterator[int]:
+    """The first of as many free ports in a row as a stack has inner ones."""
+    with reserved_ports(INNER_PORTS) as ports:
+        yield ports[0]
 
 
 @pytest.fixture

@@ -6,12 +6,11 @@ import os
 import re
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +20,7 @@ import psutil
 
 from deploy.local.config import INNER_PORTS
 from deploy.local.jwt import platform_jwt
+from tests.ports import reserved_ports
 
 REPOSITORY: Final = Path(__file__).parents[2]
 SERVICES: Final = ("auth", "chat", "usage")
@@ -114,8 +114,11 @@ class Stack:
 @contextmanager
 def running_stack(state: Path, settings: Mapping[str, str] | None = None) -> Iterator[Stack]:
     """Start a stack with its state in ``state``; whatever happens, no process of it stays."""
-    settings = dict(settings or {})
-    port, port_base = free_ports()
+    with reserved_ports(1 + INNER_PORTS) as ports:
+        yield from _running_stack(state, dict(settings or {}), port=ports[0], port_base=ports[1])
+
+
+def _running_stack(state: Path, settings: Mapping[str, str], *, port: int, port_base: int) -> Iterator[Stack]:
     environment = {name: value for name, value in os.environ.items() if not _FOREIGN.match(name)}
     environment |= {
         "TURNPIKE_STATE_DIR": str(state),
@@ -157,21 +160,6 @@ def _wait_for_welcome(stack: Stack) -> None:
     values = dict(re.findall(r"^export (\w+)='?([^'\n]*)'?$", text, flags=re.MULTILINE))
     assert values["TURNPIKE_URL"] == stack.url
     stack.token, stack.jwt = values["TURNPIKE_TOKEN"], values["TURNPIKE_JWT"]
-
-
-def free_ports() -> tuple[int, int]:
-    """Return a free port, and the first of as many free ones in a row as a stack has inner ports."""
-    with ExitStack() as held:
-        outer = held.enter_context(socket.create_server(("127.0.0.1", 0)))
-        while True:
-            with ExitStack() as row, socket.create_server(("127.0.0.1", 0)) as first:
-                base = first.getsockname()[1]
-                try:
-                    for number in range(1, INNER_PORTS):
-                        row.enter_context(socket.create_server(("127.0.0.1", base + number)))
-                except (OSError, OverflowError):
-                    continue
-                return outer.getsockname()[1], base
 
 
 def bounded(seconds: float, *, step_seconds: float = 0.05) -> Iterator[None]:

@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from tests.e2e.stack import Stack, free_ports, running_stack
+from tests.e2e.stack import Stack, running_stack
 from tests.e2e.upstream import DONE, EVENT, HEAD, Exchange, Upstream, chunk
+from tests.ports import reserved_ports
 
 SETTINGS = {
     "OPENAI_API_KEY": "sk-the-operators-own-key",
@@ -24,10 +25,10 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def own_upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, int]]:
     """A gateway whose provider is a port on which each test listens."""
-    port, _ = free_ports()
-    settings = {**SETTINGS, "OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1"}
-    with running_stack(tmp_path_factory.mktemp("streaming"), settings) as stack:
-        yield stack, port
+    with reserved_ports() as ports:
+        settings = {**SETTINGS, "OPENAI_BASE_URL": f"http://127.0.0.1:{ports[0]}/v1"}
+        with running_stack(tmp_path_factory.mktemp("streaming"), settings) as stack:
+            yield stack, ports[0]
 
 
 class Client:

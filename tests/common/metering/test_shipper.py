@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,13 +96,6 @@ def a_shipper(
 @pytest.fixture
 def outbox(tmp_path: Path) -> DiskOutbox:
     return DiskOutbox(tmp_path, segment_bytes=1_000)
-
-
-@pytest.fixture
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def settle(outbox: DiskOutbox, *numbers: int) -> None:

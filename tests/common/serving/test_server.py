@@ -404,10 +404,7 @@ async def test_a_second_server_does_not_share_the_port_of_the_first() -> None:
     await second.stop(grace_seconds=0)
 
 
-async def test_a_signal_lets_running_calls_end_and_then_ends_the_server() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+async def test_a_signal_lets_running_calls_end_and_then_ends_the_server(free_port: int) -> None:
     began, let_go = asyncio.Event(), asyncio.Event()
 
     async def complete(request: chat_pb2.CompleteChatRequest, context: Context) -> chat_pb2.CompleteChatResponse:
@@ -424,9 +421,9 @@ async def test_a_signal_lets_running_calls_end_and_then_ends_the_server() -> Non
         requirements=REQUIREMENTS,
     )
     serving = asyncio.create_task(
-        serve(server, name="chat", listen=f"127.0.0.1:{port}", variable="TURNPIKE_CHAT_LISTEN")
+        serve(server, name="chat", listen=f"127.0.0.1:{free_port}", variable="TURNPIKE_CHAT_LISTEN")
     )
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{free_port}") as channel:
         stub = chat_pb2_grpc.ChatServiceStub(channel)
         call = asyncio.ensure_future(stub.CompleteChat(_ASK, metadata=BEARER, wait_for_ready=True))
         await began.wait()

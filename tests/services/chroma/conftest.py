@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
+from tests.ports import reserved_ports
 from tests.services.chroma.support import Service, real_chroma, service_before
-
-
-def free_port() -> int:
-    """Return a port that nobody uses at the moment."""
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        port: int = held.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="session")
 def chroma_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where the real Chroma is."""
-    with real_chroma(tmp_path_factory.mktemp("chroma"), port=free_port()) as url:
+    with reserved_ports() as ports, real_chroma(tmp_path_factory.mktemp("chroma"), port=ports[0]) as url:
         yield url
 
 

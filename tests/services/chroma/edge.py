@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import httpx
 
 from deploy.local.envoy import write_envoy
 from tests.e2e.stack import REPOSITORY, bounded
+from tests.ports import reserved_ports
 
 _READY_SECONDS: Final = 30.0
 
@@ -22,8 +22,11 @@ _READY_SECONDS: Final = 30.0
 @contextmanager
 def running_edge(directory: Path, *, service_port: int) -> Iterator[str]:
     """Run Envoy with the repository's own configuration; yields the URL under which Chroma's API lies."""
-    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
-        port, admin_port = first.getsockname()[1], second.getsockname()[1]
+    with reserved_ports(2) as (port, admin_port):
+        yield from _running_edge(directory, port=port, admin_port=admin_port, service_port=service_port)
+
+
+def _running_edge(directory: Path, *, port: int, admin_port: int, service_port: int) -> Iterator[str]:
     bootstrap = write_envoy(
         REPOSITORY / "deploy" / "envoy",
         target=directory,

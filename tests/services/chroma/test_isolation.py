@@ -12,7 +12,6 @@ import httpx
 import pytest
 
 from services.chroma.namespace import namespace_of
-from tests.services.chroma.conftest import free_port
 from tests.services.chroma.edge import running_edge
 from tests.services.chroma.support import DATABASES, SEPARATOR, Answer, Service, credential_of
 from tests.services.chroma.tenant import ON_RECORDS, SPELLINGS
@@ -210,9 +209,9 @@ async def test_over_the_edge(service: Service, victim: Victim, user: UserId, tmp
     await victim.check()
 
 
-async def test_an_edge_without_the_service_answers_as_chroma_does(tmp_path: Path) -> None:
+async def test_an_edge_without_the_service_answers_as_chroma_does(tmp_path: Path, free_port: int) -> None:
     with ExitStack() as stack:
-        url = await asyncio.to_thread(stack.enter_context, running_edge(tmp_path, service_port=free_port()))
+        url = await asyncio.to_thread(stack.enter_context, running_edge(tmp_path, service_port=free_port))
         async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
             answer = await client.get(f"{url}/api/v2/heartbeat")
     assert (answer.status_code, answer.json()["error"]) == (503, "InternalError")

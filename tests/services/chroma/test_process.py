@@ -14,7 +14,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.chroma.servicer import SERVICES
 from tests.e2e.stack import REPOSITORY
-from tests.services.chroma.conftest import free_port
 
 
 def _start(state: Path, settings: Mapping[str, str]) -> subprocess.Popen[str]:
@@ -45,8 +44,8 @@ def test_a_wrong_setting_ends_the_process_with_its_name(tmp_path: Path) -> None:
     assert output.startswith("turnpike: CHROMA_NAMESPACE_SEPARATOR is wrong: must be 1 to 32 characters")
 
 
-async def test_it_starts_reports_healthy_and_stops(tmp_path: Path) -> None:
-    address = f"127.0.0.1:{free_port()}"
+async def test_it_starts_reports_healthy_and_stops(tmp_path: Path, free_port: int) -> None:
+    address = f"127.0.0.1:{free_port}"
     with _start(tmp_path, {"TURNPIKE_CHROMA_LISTEN": address, "CHROMA_API_KEY": "a-secret-key"}) as process:
         async with grpc.aio.insecure_channel(address) as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)

@@ -1,6 +1,5 @@
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,15 +12,18 @@ from pydantic import ValidationError
 
 from services.sandbox.config import SandboxSettings, split_address
 from services.sandbox.store import FileLedger
+from tests.ports import reserved_ports
 
 ROOT = Path(__file__).parents[3]
 
 
 @contextmanager
 def running(ledger_path: Path) -> Iterator[tuple["subprocess.Popen[bytes]", httpx.Client]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    with reserved_ports() as ports:
+        yield from _running(ledger_path, address=f"127.0.0.1:{ports[0]}")
+
+
+def _running(ledger_path: Path, *, address: str) -> Iterator[tuple["subprocess.Popen[bytes]", httpx.Client]]:
     variables = {"TURNPIKE_SANDBOX_LISTEN": address, "TURNPIKE_SANDBOX_LEDGER_PATH": str(ledger_path)}
     with (
         subprocess.Popen(
