@@ -6,8 +6,9 @@ import contextlib
 import logging
 import os
 import sys
+import traceback
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 import structlog
@@ -60,30 +61,23 @@ class NullCallLog:
         """Drop the line."""
 
 
-class FakeCallLog:
-    """Keeps the lines, for tests."""
-
-    def __init__(self) -> None:
-        self.lines: list[CallLine] = []
-
-    def write(self, line: CallLine) -> None:
-        """Keep the line."""
-        self.lines.append(line)
-
-
 def call_log(level: str) -> CallLog:
     """Return where the lines of calls go when logging begins at ``level``."""
     return StdoutCallLog() if _LEVELS[level] <= _LEVELS["info"] else NullCallLog()
 
 
 def configure_logging(level: str) -> None:
-    """Log from ``level`` (debug, info, warning, error) upwards, structlog's events and the standard library's alike."""
+    """Log from ``level`` (debug, info, warning, error) upwards, structlog's events and the standard library's alike.
+
+    Nothing of a request is in a line but what a caller of ``structlog`` puts there: see ``trace`` and ``_WithoutData``.
+    """
     encoder = msgspec.json.Encoder(enc_hook=str)
+    exceptions = structlog.processors.ExceptionRenderer(_trace_of_info)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
+            exceptions,
             structlog.processors.JSONRenderer(serializer=lambda event, **_: encoder.encode(event)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
@@ -91,14 +85,49 @@ def configure_logging(level: str) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stdout)
+    handler.addFilter(_WithoutData())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
+                exceptions,
                 structlog.processors.JSONRenderer(serializer=lambda event, **_: encoder.encode(event).decode()),
             ],
             foreign_pre_chain=[structlog.stdlib.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)],
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+def trace(error: BaseException) -> str:
+    """Return where an exception and its causes came from and of which types they are.
+
+    Their texts are left out, because they quote what could not be understood: a caller's header, or a message. Only the
+    system's own errors (OSError) keep theirs.
+    """
+    lines: list[str] = []
+    seen: set[int] = set()
+    while id(error) not in seen:
+        seen.add(id(error))
+        text = f": {error}" if isinstance(error, OSError) else ""
+        lines = [*traceback.format_tb(error.__traceback__), f"{type(error).__qualname__}{text}\n", *lines]
+        error = error.__cause__ or (not error.__suppress_context__ and error.__context__) or error
+    return "".join(lines)
+
+
+def _trace_of_info(exc_info: tuple[type[BaseException], BaseException, Any]) -> str:
+    return trace(exc_info[1])
+
+
+class _WithoutData(logging.Filter):
+    """Takes request data out of what libraries say about calls: the values of gRPC's messages, asyncio's details.
+
+    gRPC reports a header that is not UTF-8 with the whole header, and asyncio an exception with its text.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keep every record."""
+        if record.name.partition(".")[0] in ("grpc", "asyncio"):
+            told = record.msg if isinstance(record.msg, str) else type(record.msg).__qualname__
+            record.msg, record.args = told.partition("\n")[0], None
+        return True

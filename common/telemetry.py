@@ -7,6 +7,7 @@ deprecated: https://github.com/open-telemetry/semantic-conventions-genai
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -26,6 +27,8 @@ _ENDPOINTS: Final = (
     "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
 )
 _MODELS_AT_MOST: Final = 200
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+"""Source: https://www.w3.org/TR/trace-context/#traceparent-header"""
 _TRACE_HEADERS: Final = ("traceparent", "tracestate")
 _NOTHING: Final = nullcontext()
 _NO_SPAN: Final = nullcontext(trace.INVALID_SPAN)
@@ -135,8 +138,8 @@ class Telemetry:
         """Return the trace's id: of the current span, or of the caller's when spans are off; "" without either."""
         if self.enabled and (span := trace.get_current_span().get_span_context()).is_valid:
             return trace.format_trace_id(span.trace_id)
-        parts = call.metadata.get("traceparent", "").split("-")
-        return parts[1] if len(parts) == 4 else ""
+        parent = _TRACEPARENT.match(call.metadata.get("traceparent", ""))
+        return parent[1] if parent else ""
 
     def request(
         self,

@@ -14,8 +14,8 @@ from typing import Annotated, Final, Protocol
 
 import yaml
 from pydantic import Field, PlainValidator
-from pydantic_settings import BaseSettings
 
+from common.settings import Settings
 from turnpike.usage.v1.ingest_pb2 import UsageEvent
 
 SHIPPED: Final = Path(__file__).resolve().parents[2] / "deploy" / "prices.yaml"
@@ -91,7 +91,7 @@ class PriceTable:
         return None
 
 
-class PriceSettings(BaseSettings):
+class PriceSettings(Settings):
     """The setting of a service that prices what it meters, to be mixed into its settings."""
 
     prices: Annotated[PriceTable, PlainValidator(lambda value: read(Path(value)))] = Field(

@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_core import PydanticCustomError
-from pydantic_settings import SettingsConfigDict
 
 from services.auth.config import JwtSettings
 
@@ -68,8 +67,6 @@ class Ports:
 
 class LocalSettings(JwtSettings):
     """What `make up` can be told; of the JWT settings only the secret has another default: one is made and kept."""
-
-    model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True, env_ignore_empty=True)
 
     port: int = Field(8080, ge=1, le=65535, validation_alias="TURNPIKE_PORT")
     """The port that clients use."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from pydantic import AnyHttpUrl, Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from common.settings import ServiceSettings
+from common.settings import Key, Secret, ServiceSettings, Settings
 
 _DRIVERS: Final = {
     "postgresql": "postgresql+asyncpg",
@@ -20,14 +19,10 @@ _DRIVERS: Final = {
 }
 
 
-class JwtSettings(BaseSettings):
+class JwtSettings(Settings):
     """Whose platform JWTs are believed; with neither a secret nor a JWKS URL all of them are refused."""
 
-    model_config = SettingsConfigDict(
-        frozen=True, extra="ignore", populate_by_name=True, env_ignore_empty=True, hide_input_in_errors=True
-    )
-
-    jwt_secret: SecretStr | None = Field(None, min_length=32, validation_alias="TURNPIKE_JWT_SECRET")
+    jwt_secret: Secret | None = Field(None, min_length=32, validation_alias="TURNPIKE_JWT_SECRET")
     """The secret of HS256 JWTs, at least 32 characters; none: HS256 is refused."""
     jwt_issuer: str | None = Field(None, validation_alias="TURNPIKE_JWT_ISSUER")
     """The ``iss`` that a JWT must have; none: it is not looked at."""
@@ -37,10 +32,6 @@ class JwtSettings(BaseSettings):
 
 class AuthSettings(ServiceSettings, JwtSettings):
     """Everything that the auth service can be told."""
-
-    model_config = SettingsConfigDict(
-        frozen=True, extra="ignore", populate_by_name=True, env_ignore_empty=True, hide_input_in_errors=True
-    )
 
     listen: str = Field("127.0.0.1:18081", validation_alias="TURNPIKE_AUTH_LISTEN")
     """Where the service listens: host:port."""
@@ -52,9 +43,9 @@ class AuthSettings(ServiceSettings, JwtSettings):
     """How far the clocks of a JWT's issuer and of this service may be apart."""
     api_auth_required: bool | None = Field(None, validation_alias="API_AUTH_REQUIRED")
     """1: every call needs a credential; 0: none does; unset: they do when a static key is set."""
-    proxy_api_key: SecretStr | None = Field(None, validation_alias="PROXY_API_KEY")
+    proxy_api_key: Key | None = Field(None, validation_alias="PROXY_API_KEY")
     """A static key with every scope, for the user "proxy"; none: no such key."""
-    worker_api_key: SecretStr | None = Field(None, validation_alias="WORKER_API_KEY")
+    worker_api_key: Key | None = Field(None, validation_alias="WORKER_API_KEY")
     """A static key with every scope, for the user "worker"; none: no such key."""
     cache_seconds: float = Field(10.0, ge=0, le=300, validation_alias="TURNPIKE_AUTH_CACHE_SECONDS")
     """How long services may remember who holds a credential, and so how long they work while this one is away."""

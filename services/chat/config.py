@@ -6,6 +6,7 @@ from pydantic import AliasChoices, Field, SecretStr, field_validator
 
 from common.providers.base_url import normalized
 from common.providers.openai import DEFAULT_BASE_URL
+from common.settings import Key
 from common.upstream.settings import UpstreamSettings
 
 
@@ -16,7 +17,7 @@ class ChatSettings(UpstreamSettings):
     """Where the service listens: host:port."""
     openai_base_url: str = Field("", validation_alias=AliasChoices("OPENAI_BASE_URL", "OPENAI_API_BASE"))
     """The upstream, with or without /v1; api.openai.com when OPENAI_API_KEY is set and this is not."""
-    openai_api_key: SecretStr = Field(SecretStr(""), validation_alias="OPENAI_API_KEY")
+    openai_api_key: Key = Field(SecretStr(""), validation_alias="OPENAI_API_KEY")
     """The key that is sent to the upstream."""
 
     @field_validator("openai_base_url")

@@ -8,12 +8,12 @@ from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 
+from common.settings import Key
 from common.upstream.http import Timers
 from common.upstream.settings import MeteredSettings
 from services.chroma.namespace import checked_separator
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_TEXT: Final = re.compile(r"[\x21-\x7e]*")
 _NOT_FOR_KEYS: Final = frozenset(
     {"accept", "accept-encoding", "connection", "content-length", "content-type", "host", "transfer-encoding"}
 )
@@ -26,7 +26,7 @@ class ChromaSettings(MeteredSettings):
     """Where the service listens: host:port."""
     base_url: str = Field("", validation_alias=AliasChoices("CHROMA_BASE_URL", "CHROMA_API_BASE"))
     """The Chroma server, with or without /api/v2; without one every request is answered with 503."""
-    api_key: SecretStr = Field(SecretStr(""), validation_alias="CHROMA_API_KEY")
+    api_key: Key = Field(SecretStr(""), validation_alias="CHROMA_API_KEY")
     """The key that is sent to the Chroma server; none for a server that wants none."""
     auth_header: str = Field("x-chroma-api-key", validation_alias="CHROMA_AUTH_HEADER")
     """The header in which the key is sent."""
@@ -70,14 +70,6 @@ class ChromaSettings(MeteredSettings):
         if scheme and not _TOKEN.fullmatch(scheme):
             raise ValueError("is not the name of an authentication scheme")
         return scheme
-
-    @field_validator("api_key")
-    @classmethod
-    def _fits_a_header(cls, value: SecretStr) -> SecretStr:
-        key = value.get_secret_value().strip()
-        if not _TEXT.fullmatch(key):
-            raise ValueError("holds characters that cannot stand in a header")
-        return SecretStr(key)
 
     @property
     def upstream_headers(self) -> dict[str, str]:

@@ -6,6 +6,7 @@ from pydantic import AliasChoices, Field, SecretStr, field_validator
 
 from common.providers.base_url import normalized
 from common.providers.mistral import DEFAULT_BASE_URL
+from common.settings import Key
 from common.upstream.settings import UpstreamSettings
 
 
@@ -16,7 +17,7 @@ class OcrSettings(UpstreamSettings):
     """Where the service listens: host:port."""
     mistral_base_url: str = Field("", validation_alias=AliasChoices("MISTRAL_BASE_URL", "MISTRAL_API_BASE"))
     """The upstream, with or without /v1; api.mistral.ai when MISTRAL_API_KEY is set and this is not."""
-    mistral_api_key: SecretStr = Field(SecretStr(""), validation_alias="MISTRAL_API_KEY")
+    mistral_api_key: Key = Field(SecretStr(""), validation_alias="MISTRAL_API_KEY")
     """The key that is sent to the upstream."""
     mistral_ocr_model: str = Field("mistral-ocr-latest", validation_alias="MISTRAL_OCR_MODEL")
     """The model of a request that names none."""

@@ -3,7 +3,9 @@
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from common.settings import Settings
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -19,10 +21,11 @@ def _checked_address(address: str) -> str:
     return address
 
 
-class SandboxSettings(BaseSettings):
+class SandboxSettings(Settings):
     """Read from the environment: each field is TURNPIKE_SANDBOX_ and its name."""
 
-    model_config = SettingsConfigDict(env_prefix="TURNPIKE_SANDBOX_")
+    # An empty variable is a value here: it turns the ledger off.
+    model_config = SettingsConfigDict(env_prefix="TURNPIKE_SANDBOX_", env_ignore_empty=False)
 
     # Default 127.0.0.1:18084. Where HTTP is served, as host:port.
     listen: Annotated[str, AfterValidator(_checked_address)] = "127.0.0.1:18084"

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from common.settings import ServiceSettings
+from common.settings import Key, ServiceSettings
 
 IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]{0,62}$"
 
@@ -50,5 +50,5 @@ class Settings(ServiceSettings):
     """Days for which raw events are kept."""
     rollup_interval_seconds: float = Field(15.0, ge=1, le=3600, validation_alias="TURNPIKE_USAGE_ROLLUP_SECONDS")
     """How often events are rolled up into hours; the longer, the slower are the answers, which stay the same."""
-    usage_key: SecretStr = Field(SecretStr(""), validation_alias="USAGE_API_KEY")
+    usage_key: Key = Field(SecretStr(""), validation_alias="USAGE_API_KEY")
     """The key that reads everybody's usage; empty: everybody reads everything without one."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from common.logs import CallLine, CallLog, NullCallLog, StdoutCallLog, call_log
+from common.logs import CallLine, CallLog, NullCallLog, StdoutCallLog, call_log, trace
 
+_REPOSITORY = Path(__file__).resolve().parents[2]
 _LINE = CallLine(rpc="/a.B/C", request_id="req-1", trace_id="", status=200, user_id="alice", milliseconds=1.5)
 
 
@@ -46,3 +50,73 @@ def test_a_line_that_cannot_be_written_does_not_fail_its_call() -> None:
         os.write(writer, b"x")
     StdoutCallLog(descriptor=writer).write(_LINE)
     os.close(writer)
+
+
+_SECRET = "sk-the-secret"
+
+_ODD_LINES = f"""
+import asyncio, logging, structlog
+from common.logs import configure_logging
+
+configure_logging("info")
+for name in ("grpc._cython.cygrpc", "grpc"):
+    try:
+        b"{_SECRET}\\xe9".decode()
+    except UnicodeDecodeError:
+        logging.getLogger(name).exception("Invalid encoding on %s", b"{_SECRET}\\xe9")
+logging.getLogger("grpc").error(ValueError("{_SECRET}"))
+try:
+    try:
+        raise KeyError("{_SECRET}")
+    except KeyError as error:
+        raise ValueError("{_SECRET}") from error
+except ValueError:
+    structlog.get_logger().exception("unexpected error")
+try:
+    open("/nowhere/at-all")
+except OSError:
+    logging.getLogger("other").exception("a library says %s", "why")
+
+async def fails():
+    raise ValueError("{_SECRET}")
+
+async def main():
+    task = asyncio.create_task(fails())
+    await asyncio.wait([task])
+
+asyncio.run(main())
+"""
+
+
+def test_no_line_holds_data_of_a_request() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", _ODD_LINES],
+        env={"PYTHONPATH": str(_REPOSITORY)},
+        cwd=_REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert _SECRET not in run.stdout + run.stderr
+    lines = [json.loads(line) for line in run.stdout.splitlines()]
+    assert [line["event"] for line in lines] == [
+        "Invalid encoding on %s",
+        "Invalid encoding on %s",
+        "ValueError",
+        "unexpected error",
+        "a library says why",
+        "Task exception was never retrieved",
+    ]
+    unexpected = lines[3]["exception"]
+    assert unexpected.index("KeyError") < unexpected.index("ValueError")
+    assert unexpected.count("line ") == 2
+    # The system's own errors say what a trace does not.
+    assert "No such file or directory" in lines[4]["exception"]
+    assert "ValueError" in lines[5]["exception"]
+
+
+def test_a_trace_ends_where_exceptions_are_the_cause_of_each_other() -> None:
+    first, second = ValueError("a"), KeyError("b")
+    first.__cause__, second.__cause__ = second, first
+    assert trace(first) == "KeyError\nValueError\n"

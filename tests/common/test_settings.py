@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -10,10 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from pydantic import AliasChoices
 
-from common.settings import ServiceSettings, load
+from common.settings import ServiceSettings, Settings, load
+from services.auth.config import AuthSettings
 from services.chat.config import ChatSettings
 from services.sandbox.config import SandboxSettings
+from tests.architecture.source import modules
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _KEY = {"TURNPIKE_SERVICE_KEY": "0123456789abcdef"}
@@ -159,6 +164,92 @@ def test_secrets_do_not_show_when_settings_are_printed() -> None:
     settings = chat(OPENAI_API_KEY="sk-secret")
     assert "sk-secret" not in repr(settings)
     assert _KEY["TURNPIKE_SERVICE_KEY"] not in repr(settings)
+
+
+def _all_settings() -> list[type[Settings]]:
+    for module in modules("common", "services", "deploy"):
+        if re.search(r"^class \w+\(.*Settings\b", module.text, re.MULTILINE):
+            importlib.import_module(module.name)
+    found, waiting = list[type[Settings]](), [Settings]
+    while waiting:
+        found.append(waiting.pop())
+        waiting += found[-1].__subclasses__()
+    return [each for each in found if not each.__module__.startswith("tests")]
+
+
+def _aliases(settings: type[Settings]) -> set[str]:
+    aliases = (field.validation_alias for field in settings.model_fields.values())
+    return {str(name) for alias in aliases for name in (alias.choices if isinstance(alias, AliasChoices) else [alias])}
+
+
+def _read(settings: type[Settings], variables: Mapping[str, str]) -> dict[str, object]:
+    with environment({**_KEY, **variables}):
+        # Price tables have no equality.
+        return settings().model_dump(exclude={"prices"})
+
+
+def test_a_fields_own_name_in_the_environment_means_nothing() -> None:
+    found = _all_settings()
+    names = {name for settings in found for name in settings.model_fields}
+    assert {"listen", "cluster", "state_dir", "log_level", "jwt_secret", "port"} <= names
+    for settings in found:
+        # MISTRAL_API_KEY is both. The text is one that no field takes as it is: whoever reads it fails, or differs.
+        foreign = {
+            spelling: "9" * 40
+            for name in names
+            if name.upper() not in _aliases(settings)
+            for spelling in (name, name.upper())
+        }
+        assert _read(settings, foreign) == _read(settings, {}), settings
+
+
+def test_every_settings_class_follows_the_rules_of_all_settings() -> None:
+    kept = {"frozen": True, "extra": "ignore", "populate_by_name": True}
+    for settings in _all_settings():
+        assert {name: settings.model_config.get(name) for name in kept} == kept, settings
+        assert settings.model_config.get("hide_input_in_errors"), settings
+
+
+_ENDS = ("\n", "\r\n", " ", "\t")
+_KEYS: Mapping[str, type[Settings]] = {
+    "PROXY_API_KEY": AuthSettings,
+    "WORKER_API_KEY": AuthSettings,
+    "TURNPIKE_JWT_SECRET": AuthSettings,
+    "OPENAI_API_KEY": ChatSettings,
+    "TURNPIKE_SERVICE_KEY": ServiceSettings,
+}
+_FIELDS = {"TURNPIKE_JWT_SECRET": "jwt_secret", "TURNPIKE_SERVICE_KEY": "service_key"}
+
+
+@pytest.mark.parametrize("end", _ENDS)
+@pytest.mark.parametrize("name", _KEYS)
+def test_blanks_and_line_ends_around_a_key_are_not_part_of_it(name: str, end: str) -> None:
+    key = "a key of thirty-two characters  ."
+    with environment({**_KEY, name: f" {key}{end}"}):
+        settings = load(_KEYS[name])
+    assert getattr(settings, _FIELDS.get(name, name.lower())).get_secret_value() == key
+
+
+@pytest.mark.parametrize(
+    "wrong", ["sk-cas\u200be" * 5, "two\nlines" * 5, "nul\x7f" * 10, "\n" * 40, "surrogate\udce9" * 5]
+)
+@pytest.mark.parametrize("name", _KEYS)
+def test_a_key_that_cannot_be_used_is_refused_by_its_name_and_not_shown(
+    name: str, wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with environment({**_KEY, name: wrong}), pytest.raises(SystemExit) as ended:
+        load(_KEYS[name])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert line.startswith(f"turnpike: {name} is wrong: ")
+    assert not any(part in line for part in ("cas", "two", "nul", "surrogate"))
+
+
+@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "PROXY_API_KEY"])
+def test_a_key_that_no_header_holds_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with environment({**_KEY, name: "\u201csk-1\u201d"}), pytest.raises(SystemExit):
+        load(_KEYS[name])
+    assert capsys.readouterr().err.startswith(f"turnpike: {name} is wrong: ")
 
 
 def test_settings_cannot_be_changed() -> None:

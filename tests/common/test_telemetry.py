@@ -23,7 +23,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from common.errors import InvalidRequest, UpstreamFailed
-from common.logs import CallLine, FakeCallLog
+from common.logs import CallLine
 from common.metering.account import Measured, Meter, Outcome, TokenCounts, UsageSource
 from common.metering.outbox import NullOutbox
 from common.providers.provider import Answer, FakeAnswer, FakeProvider, Provider
@@ -31,6 +31,7 @@ from common.routing.router import Router
 from common.serving.interceptor import Context
 from common.telemetry import Telemetry, from_environment
 from tests.common.builders import a_call
+from tests.common.fake_call_log import FakeCallLog
 from tests.common.running import BEARER, behaving, the_interceptors
 from turnpike.chat.v1 import chat_pb2
 

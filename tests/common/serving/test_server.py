@@ -26,13 +26,13 @@ from common.errors import (
     UpstreamRefused,
 )
 from common.identity.principal import NOBODY
-from common.logs import FakeCallLog
 from common.request import Call, current_call, open_call
 from common.serving.interceptor import Context, Interceptor, Proceed
 from common.serving.server import Server, serve
 from common.settings import MAX_BODY_BYTES
 from common.upstream.http import UnreachableError
 from tests.common.builders import ALICE
+from tests.common.fake_call_log import FakeCallLog
 from tests.common.running import (
     BEARER,
     REQUIREMENTS,

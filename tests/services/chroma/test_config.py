@@ -42,7 +42,7 @@ def test_how_the_key_is_sent() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"api_key": "se cret"},
+        {"api_key": "sécret"},
         {"api_key": "secret\r\nx: y"},
         {"auth_header": "x y"},
         {"auth_header": "Host"},
