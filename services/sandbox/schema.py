@@ -2,9 +2,10 @@
 
 import json
 import math
-import re
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+import re2
 
 Schema: TypeAlias = Mapping[str, object]
 
@@ -13,6 +14,9 @@ _OPTIONAL_ITEM_DEPTH = 4
 _MAX_LENGTH = 100_000
 _MAX_ITEMS = 1_000
 _MAX_NUMBER = 1e300
+_PATTERN_LENGTH = 1_000
+_PATTERN_BYTES = 256 * 1024
+_MATCHED_LENGTH = 1_000
 _FORMATS = {
     "date-time": "2026-01-02T03:04:05Z",
     "date": "2026-01-02",
@@ -166,13 +170,27 @@ def _string(schema: Schema, *, name: str) -> str:
     pattern = schema.get("pattern")
     if pattern is None:
         return wanted[:longest].ljust(shortest, "x")
+    compiled = _compiled(str(pattern), name=name)
     for candidate in (wanted, *_PATTERN_CANDIDATES):
-        try:
-            if shortest <= len(candidate) <= longest and re.search(str(pattern), candidate):
-                return candidate
-        except re.error as error:
-            raise UnsatisfiableError(f"the pattern of '{name}' cannot be read: {error}") from error
+        if shortest <= len(candidate) <= min(longest, _MATCHED_LENGTH) and compiled.search(candidate):
+            return candidate
     raise UnsatisfiableError(f"no string of the sandbox matches the pattern of '{name}'")
+
+
+def _compiled(pattern: str, *, name: str) -> Any:
+    """Compile a caller's regular expression.
+
+    RE2's time is linear in the text and its memory is limited; Python's re would search for hours when asked to.
+    """
+    if len(pattern) > _PATTERN_LENGTH:
+        raise UnsatisfiableError(f"the pattern of '{name}' is longer than {_PATTERN_LENGTH} characters")
+    options = re2.Options()
+    options.max_mem = _PATTERN_BYTES
+    options.log_errors = False
+    try:
+        return re2.compile(pattern, options=options)
+    except (re2.error, UnicodeError) as error:
+        raise UnsatisfiableError(f"the pattern of '{name}' cannot be read: {error}") from error
 
 
 def _number(schema: Schema, *, name: str, whole: bool) -> int | float:

@@ -1,8 +1,10 @@
 import math
+import time
 from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import example as tried
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -92,6 +94,8 @@ nonsense = st.recursive(
 
 
 @given(nonsense)
+@tried({"pattern": "[[]]"})  # Python's re warns of it.
+@tried({"pattern": "\ud800"})
 def test_nonsense_is_refused_and_never_breaks(schema: Any) -> None:
     with suppress(UnsatisfiableError):
         example(schema)
@@ -122,6 +126,14 @@ def test_each_keyword(schema: Any, expected: Any) -> None:
     assert example(schema) == expected
 
 
+@pytest.mark.parametrize("pattern", ["(a*)*(a*)*(a*)*$", "((a{0,30}){0,30}){0,30}", "(x+x+)+y", "(.*)*" * 199 + "~"])
+def test_a_pattern_costs_little_time(pattern: str) -> None:
+    began = time.process_time()
+    with suppress(UnsatisfiableError):
+        example({"type": "string", "pattern": pattern, "minLength": 40}, name="a" * 1_000)
+    assert time.process_time() - began < 1
+
+
 def test_a_recursive_schema_ends() -> None:
     node: Any = {
         "type": "object",
@@ -145,6 +157,7 @@ def test_a_recursive_schema_ends() -> None:
         {"properties": {"me": {"$ref": "#"}}, "required": ["me"]},
         {"type": "string", "pattern": "^this long text only$"},
         {"type": "string", "pattern": "("},
+        {"type": "string", "pattern": "a" * 1_001},
         {"type": "string", "minLength": 10**9},
         {"type": "array", "minItems": 10**9},
         {"type": "array", "minItems": 2, "uniqueItems": True, "items": {"const": 1}},
