@@ -8,7 +8,8 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from common.errors import UpstreamRefused, openai_body
-from common.metering.account import Account, Outcome
+from common.metering.account import Account
+from common.metering.record import Outcome
 from common.providers.provider import Answer, Upstream
 
 # Envoy's transcoder takes no message over 1 MiB, and a slow reader should hold up pieces rather than the whole.

@@ -6,13 +6,13 @@ Source: https://platform.openai.com/docs/api-reference/chat
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from common.dialects.json_errors import json_refusal
 from common.errors import InvalidRequest
-from common.metering.account import Measured, TokenCounts
+from common.metering.units import Quantities, Unit
 
 _CHARACTERS_PER_TOKEN: Final = 4
 _NULL: Final = msgspec.Raw(b"null")
@@ -30,17 +30,22 @@ class ChatRequest(msgspec.Struct):
     temperature: Any = None
     top_p: Any = None
 
-    def measured(self, body: bytes | memoryview) -> Measured:
-        """Return what the usage event shows of the request."""
+    @property
+    def output_limit(self) -> int | None:
+        """The most tokens that the caller wants, None when it does not say."""
         limit = self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
-        return Measured(
-            model=self.model,
-            stream=bool(self.stream),
-            bytes_in=len(body),
-            max_tokens=limit if isinstance(limit, int) and not isinstance(limit, bool) else None,
-            temperature=_number(self.temperature),
-            top_p=_number(self.top_p),
-        )
+        return limit if isinstance(limit, int) and not isinstance(limit, bool) else None
+
+    def number(self, name: str) -> float | None:
+        """The field ``name`` if it is a number."""
+        return _number(getattr(self, name))
+
+
+class Counts(NamedTuple):
+    """What an answer used, and the total of its tokens."""
+
+    quantities: Quantities
+    total: int
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -148,7 +153,7 @@ def is_error(chunk: Chunk) -> bool:
     return present(chunk.error) and bool(msgspec.json.decode(chunk.error))
 
 
-def token_counts(usage: msgspec.Raw) -> TokenCounts | None:
+def token_counts(usage: msgspec.Raw) -> Counts | None:
     """Return disjoint counts from OpenAI's usage object, whose totals contain their details; None when unreadable."""
     try:
         parsed = _USAGE.decode(usage)
@@ -159,24 +164,26 @@ def token_counts(usage: msgspec.Raw) -> TokenCounts | None:
     cached = _within((details and details.cached_tokens) or 0, prompt)
     written = _within((details and details.cache_write_tokens) or 0, prompt - cached)
     reasoning = _within((output and output.reasoning_tokens) or 0, completion)
-    return TokenCounts(
-        uncached_input=prompt - cached - written,
-        cache_read=cached,
-        cache_write=written,
-        text_output=completion - reasoning,
-        reasoning=reasoning,
+    return Counts(
+        {
+            Unit.UNCACHED_INPUT: prompt - cached - written,
+            Unit.CACHE_READ: cached,
+            Unit.CACHE_WRITE: written,
+            Unit.TEXT_OUTPUT: completion - reasoning,
+            Unit.REASONING: reasoning,
+        },
         total=max(0, parsed.total_tokens) if parsed.total_tokens is not None else prompt + completion,
     )
 
 
-def estimated_counts(request: ChatRequest, *, pieces: int) -> TokenCounts:
+def estimated_counts(request: ChatRequest, *, pieces: int) -> Counts:
     """Estimate a broken-off stream: a token for each piece of output seen, and for every four characters of the prompt.
 
     Images are not counted: their price in tokens is the provider's secret.
     """
     characters = sum(map(_characters, request.messages))
     prompt = math.ceil(characters / _CHARACTERS_PER_TOKEN)
-    return TokenCounts(uncached_input=prompt, text_output=pieces, total=prompt + pieces)
+    return Counts({Unit.UNCACHED_INPUT: prompt, Unit.TEXT_OUTPUT: pieces}, total=prompt + pieces)
 
 
 def _characters(raw: msgspec.Raw) -> int:

@@ -1,4 +1,4 @@
-"""The account of a request: a state machine that ends in exactly one usage event, whatever ends the request.
+"""The account of a request: a state machine that ends in exactly one usage record, whatever ends the request.
 
     open -> streaming -> completed | client_gone | upstream_cut | timed_out | failed
 
@@ -8,95 +8,55 @@ The sixth end, crashed, is for requests whose process died: the outbox finds the
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
-from enum import Enum
-from types import MappingProxyType, TracebackType
-from typing import Final
+from types import TracebackType
+from typing import Final, Protocol
 
-import msgspec
 import structlog
 
 from common.errors import TurnpikeError, Unavailable, UpstreamFailed, UpstreamTimeout, row
-from common.metering.outbox import Outbox
 from common.metering.prices import NO_PRICES, Prices
+from common.metering.record import Attempt, Outcome, UsageRecord, UsageSource
+from common.metering.units import Kind, Quantities, Unit, units_of
+from common.metering.uuid7 import uuid7_bytes
 from common.request import CLIENT_GONE_STATUS, Call
 from common.telemetry import Telemetry
-from turnpike.usage.v1 import ingest_pb2
-from turnpike.usage.v1.ingest_pb2 import UsageEvent
 
 _log = structlog.get_logger(__name__)
 _UINT32_MAX: Final = 2**32 - 1
 # Callers and providers choose names: what goes into each event, and into spans, must not grow with them.
 _NAME_CHARACTERS: Final = 256
+_INPUT: Final = units_of(Kind.INPUT_TOKENS)
+_OUTPUT: Final = units_of(Kind.OUTPUT_TOKENS)
+_TOKENS: Final = (*_INPUT, *_OUTPUT)
+# What zeros may not replace, each as a whole: classes of tokens are parts of one number of the provider's.
+_GROUPS: Final = (_INPUT, _OUTPUT, *((unit,) for unit in units_of(Kind.OTHER)))
+# No request uses as much: whoever says so is wrong.
+_COUNT_AT_MOST: Final = 10**9
 
 
-class Outcome(Enum):
-    """How a request ended; the values name it in metrics."""
+class Outbox(Protocol):
+    """Where metering leaves intents and events."""
 
-    COMPLETED = "completed"
-    CLIENT_GONE = "client_gone"
-    UPSTREAM_CUT = "upstream_cut"
-    TIMED_OUT = "timed_out"
-    FAILED = "failed"
+    def intend(self, record: UsageRecord) -> None:
+        """Remember that a request is about to reach a provider; raises Unavailable when it cannot be remembered.
 
+        A second intent of the same request takes the place of the first.
+        """
 
-class UsageSource(Enum):
-    """Where an event's token counts come from; an event without counts says so by itself."""
-
-    PROVIDER = "provider"
-    ESTIMATED = "estimated"
+    def settle(self, record: UsageRecord) -> None:
+        """Remember how a request ended; raises Unavailable when it cannot be remembered."""
 
 
-_OUTCOMES: Final = MappingProxyType(
-    {
-        Outcome.COMPLETED: ingest_pb2.OUTCOME_COMPLETED,
-        Outcome.CLIENT_GONE: ingest_pb2.OUTCOME_CLIENT_GONE,
-        Outcome.UPSTREAM_CUT: ingest_pb2.OUTCOME_UPSTREAM_CUT,
-        Outcome.TIMED_OUT: ingest_pb2.OUTCOME_TIMED_OUT,
-        Outcome.FAILED: ingest_pb2.OUTCOME_FAILED,
-    }
-)
-_SOURCES: Final = MappingProxyType(
-    {
-        UsageSource.PROVIDER: ingest_pb2.USAGE_SOURCE_PROVIDER,
-        UsageSource.ESTIMATED: ingest_pb2.USAGE_SOURCE_ESTIMATED,
-    }
-)
+class NullOutbox:
+    """Forgets everything."""
 
+    def intend(self, record: UsageRecord) -> None:
+        """Do nothing."""
 
-class TokenCounts(msgspec.Struct, frozen=True):
-    """Disjoint classes of tokens, which add up to ``total`` unless the provider counts differently."""
-
-    uncached_input: int = 0
-    cache_read: int = 0
-    cache_write: int = 0
-    text_output: int = 0
-    reasoning: int = 0
-    total: int = 0
-
-
-class Measured(msgspec.Struct, frozen=True):
-    """What a request asked for, as far as its event shows it; None where the caller did not say."""
-
-    model: str
-    stream: bool
-    bytes_in: int
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-
-
-def uuid7_bytes(now_ns: int) -> bytes:
-    """Return the 16 bytes of a UUIDv7 for a time in nanoseconds since 1970; source: RFC 9562, section 5.7."""
-    random = os.urandom(10)
-    milliseconds = now_ns // 1_000_000
-    return (
-        milliseconds.to_bytes(6, "big")
-        + bytes((0x70 | random[0] & 0x0F, random[1], 0x80 | random[2] & 0x3F))
-        + random[3:]
-    )
+    def settle(self, record: UsageRecord) -> None:
+        """Do nothing."""
 
 
 class Meter:
@@ -134,11 +94,9 @@ class Account:
         self._meter = meter
         self._call = call
         self._settled = False
-        self._intended = False
-        self._bytes_out = 0
         self._first_byte_at: float | None = None
         principal = call.principal
-        self.event = UsageEvent(
+        self.record = UsageRecord(
             event_id=uuid7_bytes(meter.now_ns()),
             request_id=call.request_id,
             user_id=principal.user_id,
@@ -149,88 +107,107 @@ class Account:
             path=call.path,
         )
 
-    def describe(self, measured: Measured) -> None:
-        """Note what the request asks for."""
-        event = self.event
-        event.model = measured.model[:_NAME_CHARACTERS]
-        event.stream = measured.stream
-        event.bytes_in = measured.bytes_in
-        if measured.max_tokens is not None and 0 <= measured.max_tokens <= _UINT32_MAX:
-            event.max_tokens = measured.max_tokens
-        if measured.temperature is not None:
-            event.temperature = measured.temperature
-        if measured.top_p is not None:
-            event.top_p = measured.top_p
+    def received(self, byte_count: int) -> None:
+        """Note the size of the request's body."""
+        self.record.bytes_in = byte_count
 
-    def attempt(self, provider: str) -> None:
-        """Note that ``provider`` is about to be asked; raises Unavailable when that cannot be put on record."""
-        event = self.event
-        event.provider = provider
-        event.attempts += 1
-        if not self._intended:
-            self._meter.outbox.intend(event)
-            self._intended = True
+    def describe(
+        self,
+        *,
+        model: str,
+        stream: bool,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+    ) -> None:
+        """Note what the request asks for; None is what the caller did not say."""
+        record = self.record
+        record.model = _bounded(model)
+        record.stream = stream
+        if max_tokens is not None and 0 <= max_tokens <= _UINT32_MAX:
+            record.max_tokens = max_tokens
+        record.temperature = temperature
+        record.top_p = top_p
+
+    def attempt(self, provider: str, model: str = "") -> Attempt:
+        """Note that ``provider`` is about to be asked, and return the attempt, whose result its owner fills in.
+
+        ``model`` is the name by which the provider knows the model, "" where it is the caller's. Raises Unavailable
+        when the attempt cannot be put on record.
+        """
+        record = self.record
+        last = record.attempts[-1] if record.attempts else None
+        attempt = Attempt(provider, _bounded(model))
+        record.attempts.append(attempt)
+        if last is not None and last.provider != provider:
+            record.fallback_from = last.provider
+        record.provider = provider
+        if last is None or (last.provider, last.model) != (attempt.provider, attempt.model):
+            self._meter.outbox.intend(record)
+        return attempt
 
     def first_byte(self) -> None:
         """Note that the answer has begun."""
         if self._first_byte_at is None:
             self._first_byte_at = self._meter.clock()
 
-    def sent(self, count: int) -> None:
-        """Note that ``count`` bytes of the answer's body go out."""
-        self._bytes_out += count
+    def sent(self, byte_count: int) -> None:
+        """Note that so many bytes of the answer's body go out."""
+        self.record.bytes_out += byte_count
 
-    def count(self, counts: TokenCounts, *, source: UsageSource, upstream_model: str = "") -> None:
-        """Note the tokens; a later call replaces an earlier one, as providers' later counts do."""
-        event = self.event
-        event.uncached_input_tokens = min(counts.uncached_input, _UINT32_MAX)
-        event.cache_read_tokens = min(counts.cache_read, _UINT32_MAX)
-        event.cache_write_tokens = min(counts.cache_write, _UINT32_MAX)
-        event.text_output_tokens = min(counts.text_output, _UINT32_MAX)
-        event.reasoning_tokens = min(counts.reasoning, _UINT32_MAX)
-        event.total_tokens = min(counts.total, _UINT32_MAX)
-        event.usage_source = _SOURCES[source]
-        if upstream_model:
-            event.upstream_model = upstream_model[:_NAME_CHARACTERS]
+    def count(self, quantities: Quantities, *, source: UsageSource, total: int = 0, upstream_model: str = "") -> bool:
+        """Note what was used, and say whether it can be true; a later call replaces an earlier one.
 
-    def pages(self, count: int, *, upstream_model: str = "") -> None:
-        """Note the pages that the provider says it read; unknown ones are not noted, and the event says so."""
-        self.event.ocr_pages = min(max(0, count), _UINT32_MAX)
-        self.event.usage_source = _SOURCES[UsageSource.PROVIDER]
+        Counts that cannot be true (not whole, negative, over 10^9) are not noted: what was counted before stays, and
+        their caller may estimate. Zeros replace nothing. ``total`` is the provider's total of tokens; without one it is
+        the sum of the classes.
+        """
+        record = self.record
         if upstream_model:
-            self.event.upstream_model = upstream_model[:_NAME_CHARACTERS]
+            record.upstream_model = _bounded(upstream_model)
+        if not all(map(_is_possible, (*quantities.values(), total))):
+            _log.warning("a provider's counts cannot be true", request_id=record.request_id, provider=record.provider)
+            return False
+        used = {unit: count for unit, count in quantities.items() if count}
+        if source is record.usage_source:
+            used = _kept(record.quantities, used) | used
+        given, tokens = (sum(each.get(unit, 0) for unit in _TOKENS) for each in (quantities, used))
+        if used or record.usage_source is None:
+            record.quantities = used
+            record.total_tokens = total + tokens - given if total else tokens
+            record.usage_source = source
+        return True
 
     def settle(self, outcome: Outcome, *, status: int, error_code: str = "") -> None:
         """End the account; every later call is without effect. Raises Unavailable when the disk refuses the event."""
         if self._settled:
             return
         self._settled = True
-        event = self.event
+        record = self.record
         now = self._meter.clock()
-        event.outcome = _OUTCOMES[outcome]
-        event.status = status
-        event.bytes_out = self._bytes_out
-        event.error_code = error_code
-        if event.usage_source == ingest_pb2.USAGE_SOURCE_UNSPECIFIED:
-            event.usage_source = ingest_pb2.USAGE_SOURCE_NONE
-        event.latency_ms = _milliseconds(now - self._call.started)
+        record.outcome = outcome
+        record.status = status
+        record.error_code = error_code
+        if record.usage_source is None:
+            record.usage_source = UsageSource.NONE
+        record.latency_ms = _milliseconds(now - self._call.started)
         first_byte_seconds = None
         if self._first_byte_at is not None:
             first_byte_seconds = self._first_byte_at - self._call.started
-            event.first_byte_ms = max(1, _milliseconds(first_byte_seconds))
-        self._meter.prices.charge(event)
-        self._meter.outbox.settle(event)
+            record.first_byte_ms = max(1, _milliseconds(first_byte_seconds))
+        self._meter.prices.charge(record)
+        self._meter.outbox.settle(record)
         if not self._meter.telemetry.enabled:
             return
         self._meter.telemetry.request(
-            operation=event.type,
-            provider=event.provider,
-            model=event.model,
-            outcome=outcome.value,
+            operation=record.type,
+            provider=record.provider,
+            model=record.model,
+            outcome=outcome.label,
             seconds=now - self._call.started,
             first_byte_seconds=first_byte_seconds,
-            input_tokens=event.uncached_input_tokens + event.cache_read_tokens + event.cache_write_tokens,
-            output_tokens=event.text_output_tokens + event.reasoning_tokens,
+            input_tokens=record.sum_of(*_INPUT),
+            output_tokens=record.sum_of(*_OUTPUT),
         )
 
     @property
@@ -267,6 +244,22 @@ def outcome_of(error: BaseException | None) -> tuple[Outcome, int, str]:
             outcome = Outcome.UPSTREAM_CUT
         return outcome, entry.http_status, error.code or entry.code
     return Outcome.FAILED, 500, "internal_error"
+
+
+def _is_possible(count: int) -> bool:
+    return type(count) is int and 0 <= count <= _COUNT_AT_MOST
+
+
+def _kept(before: Quantities, now: Quantities) -> dict[Unit, int]:
+    """Return the counts of the groups of which nothing is counted now."""
+    gone = [group for group in _GROUPS if not any(unit in now for unit in group)]
+    return {unit: before[unit] for group in gone for unit in group if unit in before}
+
+
+def _bounded(name: str) -> str:
+    # Half a surrogate pair fits no protobuf; JSON of providers may have one.
+    name = name[:_NAME_CHARACTERS]
+    return name if name.isascii() else name.encode("utf-8", "replace").decode()
 
 
 def _milliseconds(seconds: float) -> int:

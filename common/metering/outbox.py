@@ -20,57 +20,18 @@ import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
 from common.errors import Unavailable
-from turnpike.usage.v1 import ingest_pb2
+from common.metering import event_proto
+from common.metering.record import Outcome, UsageRecord, UsageSource
 
 _log = structlog.get_logger(__name__)
 _HEADER: Final = struct.Struct("<II")
 _INTENT: Final = b"I"
 _EVENT: Final = b"E"
-
-
-class Outbox(Protocol):
-    """Where metering leaves intents and events."""
-
-    def intend(self, event: ingest_pb2.UsageEvent) -> None:
-        """Remember that a request is about to reach a provider; raises Unavailable when it cannot be remembered."""
-
-    def settle(self, event: ingest_pb2.UsageEvent) -> None:
-        """Remember how a request ended; raises Unavailable when it cannot be remembered."""
-
-
-class NullOutbox:
-    """Forgets everything."""
-
-    def intend(self, event: ingest_pb2.UsageEvent) -> None:
-        """Do nothing."""
-
-    def settle(self, event: ingest_pb2.UsageEvent) -> None:
-        """Do nothing."""
-
-
-class FakeOutbox:
-    """Keeps intents and events in lists, for tests."""
-
-    def __init__(self) -> None:
-        self.intents: list[ingest_pb2.UsageEvent] = []
-        self.events: list[ingest_pb2.UsageEvent] = []
-
-    def intend(self, event: ingest_pb2.UsageEvent) -> None:
-        """Keep a copy of the intent."""
-        copy = ingest_pb2.UsageEvent()
-        copy.CopyFrom(event)
-        self.intents.append(copy)
-
-    def settle(self, event: ingest_pb2.UsageEvent) -> None:
-        """Keep a copy of the event."""
-        copy = ingest_pb2.UsageEvent()
-        copy.CopyFrom(event)
-        self.events.append(copy)
 
 
 class DiskOutbox:
@@ -110,18 +71,18 @@ class DiskOutbox:
         """The bytes of all segments."""
         return sum(self._sizes.values())
 
-    def intend(self, event: ingest_pb2.UsageEvent) -> None:
+    def intend(self, record: UsageRecord) -> None:
         """Append an intent; raises Unavailable when the journal is full or the disk refuses."""
         if self.size > self._max_bytes:
             raise Unavailable("Usage cannot be recorded at the moment; try again later.", code="usage_backlog")
-        data = event.SerializeToString()
+        data = event_proto.encode(record)
         self._append(_INTENT, data)
-        self._open_intents[event.event_id] = (self._number, data)
+        self._open_intents[record.event_id] = (self._number, data)
 
-    def settle(self, event: ingest_pb2.UsageEvent) -> None:
+    def settle(self, record: UsageRecord) -> None:
         """Append an event; raises Unavailable when the disk refuses."""
-        self._append(_EVENT, event.SerializeToString())
-        self._open_intents.pop(event.event_id, None)
+        self._append(_EVENT, event_proto.encode(record))
+        self._open_intents.pop(record.event_id, None)
         self.depth += 1
 
     def sync(self) -> None:
@@ -170,7 +131,7 @@ class DiskOutbox:
         data = _EVENT + event
         with (self._directory / "rejected").open("ab") as file:
             file.write(_HEADER.pack(len(data), zlib.crc32(data)) + data)
-        request_id = ingest_pb2.UsageEvent.FromString(event).request_id
+        request_id = event_proto.decode(event).request_id
         _log.error("a usage event was set aside", request_id=request_id, directory=str(self._directory))
 
     def close(self) -> None:
@@ -217,18 +178,16 @@ class DiskOutbox:
     def _recover(self, numbers: list[int]) -> None:
         for number in numbers:
             for kind, data, _ in _records(self._path(number), 0):
-                event = ingest_pb2.UsageEvent.FromString(data)
+                event_id = event_proto.decode(data).event_id
                 if kind == _INTENT:
-                    self._open_intents[event.event_id] = (number, data)
+                    self._open_intents[event_id] = (number, data)
                 else:
-                    self._open_intents.pop(event.event_id, None)
+                    self._open_intents.pop(event_id, None)
                     self.depth += 1
         for _, data in list(self._open_intents.values()):
-            event = ingest_pb2.UsageEvent.FromString(data)
-            event.outcome = ingest_pb2.OUTCOME_CRASHED
-            event.usage_source = ingest_pb2.USAGE_SOURCE_NONE
-            event.error_code = "crashed"
-            self.settle(event)
+            record = event_proto.decode(data)
+            record.outcome, record.usage_source, record.error_code = Outcome.CRASHED, UsageSource.NONE, "crashed"
+            self.settle(record)
         if self.depth:
             _log.info("recovered events that were not stored yet", events=self.depth)
 

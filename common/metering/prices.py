@@ -15,8 +15,9 @@ from typing import Annotated, Final, Protocol
 import yaml
 from pydantic import Field, PlainValidator
 
+from common.metering.record import UsageRecord
+from common.metering.units import Cost, Unit
 from common.settings import Settings
-from turnpike.usage.v1.ingest_pb2 import UsageEvent
 
 SHIPPED: Final = Path(__file__).resolve().parents[2] / "deploy" / "prices.yaml"
 """The table that is used when nothing else is said."""
@@ -44,15 +45,15 @@ class ModelPrices:
 class Prices(Protocol):
     """Knows what requests cost."""
 
-    def charge(self, event: UsageEvent) -> None:
-        """Fill in the event's costs, whether they are known, and the table's version."""
+    def charge(self, record: UsageRecord) -> None:
+        """Fill in the record's costs, whether they are known, and the table's version."""
 
 
 class NullPrices:
     """Knows no price."""
 
-    def charge(self, event: UsageEvent) -> None:
-        """Leave the event as it is: not priced."""
+    def charge(self, record: UsageRecord) -> None:
+        """Leave the record as it is: not priced."""
 
 
 NO_PRICES: Final = NullPrices()
@@ -66,26 +67,26 @@ class PriceTable:
         self.version = version
         self._models = dict(models)
 
-    def charge(self, event: UsageEvent) -> None:
-        """Fill in the event's costs, whether they are known, and the table's version.
+    def charge(self, record: UsageRecord) -> None:
+        """Fill in the record's costs, whether they are known, and the table's version.
 
         An event without usage has nothing to price and stays unpriced; one of whose classes has no price is not
         priced at all, rather than in part.
         """
-        event.price_version = self.version
-        prices = self._find(event)
-        if prices is None or event.images:
+        record.price_version = self.version
+        prices = self._find(record)
+        if prices is None or record.quantities.get(Unit.IMAGES):
             return
-        costs = _costs(event, prices)
+        costs = _costs(record, prices)
         if costs is None:
             return
-        event.input_cost_nanousd, event.output_cost_nanousd, event.ocr_cost_nanousd = costs
-        event.priced = True
+        record.costs = dict(zip(Cost, costs, strict=True))
+        record.priced = True
 
-    def _find(self, event: UsageEvent) -> ModelPrices | None:
+    def _find(self, record: UsageRecord) -> ModelPrices | None:
         """Look for the model that was asked for, then for the one that the upstream says it used."""
-        for model in filter(None, (event.model, event.upstream_model)):
-            found = self._models.get((event.provider, model)) or self._models.get(("", model))
+        for model in filter(None, (record.model, record.upstream_model)):
+            found = self._models.get((record.provider, model)) or self._models.get(("", model))
             if found is not None:
                 return found
         return None
@@ -123,15 +124,16 @@ class _WrongError(Exception):
         self.line = node.start_mark.line + 1 if node else 1
 
 
-def _costs(event: UsageEvent, prices: ModelPrices) -> tuple[int, int, int] | None:
+def _costs(record: UsageRecord, prices: ModelPrices) -> tuple[int, int, int] | None:
     """Return the cost of input, output and pages in nano-dollars; None when nothing was used or a price is missing."""
-    uncached = _product(event.uncached_input_tokens, prices.input)
-    cached = _product(event.cache_read_tokens, prices.input if prices.cached_input is None else prices.cached_input)
-    written = _product(event.cache_write_tokens, prices.input if prices.cache_write is None else prices.cache_write)
-    output = _product(event.text_output_tokens + event.reasoning_tokens, prices.output)
-    pages = _product(event.ocr_pages, prices.page)
+    counts = record.quantities
+    uncached = _product(counts.get(Unit.UNCACHED_INPUT), prices.input)
+    cached = _product(counts.get(Unit.CACHE_READ), prices.input if prices.cached_input is None else prices.cached_input)
+    written = _product(counts.get(Unit.CACHE_WRITE), prices.input if prices.cache_write is None else prices.cache_write)
+    output = _product(record.sum_of(Unit.TEXT_OUTPUT, Unit.REASONING), prices.output)
+    pages = _product(counts.get(Unit.PAGES), prices.page)
     parts = (uncached, cached, written, output, pages)
-    if None in parts or not (_counted(event) or event.ocr_pages):
+    if None in parts or not any(counts.values()):
         return None
     tokens = _NANO_PER_USD // _TOKENS_OF_A_PRICE
     known = [part or Decimal(0) for part in parts]
@@ -142,17 +144,7 @@ def _costs(event: UsageEvent, prices: ModelPrices) -> tuple[int, int, int] | Non
     )
 
 
-def _counted(event: UsageEvent) -> int:
-    return (
-        event.uncached_input_tokens
-        + event.cache_read_tokens
-        + event.cache_write_tokens
-        + event.text_output_tokens
-        + event.reasoning_tokens
-    )
-
-
-def _product(count: int, price: Decimal | None) -> Decimal | None:
+def _product(count: int | None, price: Decimal | None) -> Decimal | None:
     """Return the cost of ``count``; nothing of what has no price costs nothing, and None is not known."""
     if not count:
         return Decimal(0)

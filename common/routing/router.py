@@ -9,7 +9,8 @@ from typing import Final, Generic, TypeAlias, TypeVar
 
 from opentelemetry.trace import Span
 
-from common.metering.account import Account, Measured
+from common.metering.account import Account
+from common.metering.units import Kind, Unit, units_of
 from common.providers.provider import Answer, OcrProvider, Provider, Upstream
 from common.request import Call
 from common.telemetry import Telemetry
@@ -61,7 +62,6 @@ class Router(Generic[P]):
         *,
         call: Call,
         account: Account,
-        measured: Measured,
         headers: Mapping[str, str],
         answered: Answered[Provider],
     ) -> bytes:
@@ -70,9 +70,7 @@ class Router(Generic[P]):
         def send(provider: Provider, headers: dict[str, str]) -> Awaitable[Answer]:
             return provider.chat(body, headers=headers)
 
-        return await self._answer(
-            "chat", send, answered, call=call, account=account, measured=measured, headers=headers
-        )
+        return await self._answer("chat", send, answered, call=call, account=account, headers=headers)
 
     async def ocr(
         self: Router[OcrProvider],
@@ -80,7 +78,6 @@ class Router(Generic[P]):
         *,
         call: Call,
         account: Account,
-        measured: Measured,
         answered: Answered[OcrProvider],
     ) -> bytes:
         """Ask for a document's pages; see ``_answer``."""
@@ -88,7 +85,7 @@ class Router(Generic[P]):
         def send(provider: OcrProvider, headers: dict[str, str]) -> Awaitable[Answer]:
             return provider.ocr(body, headers=headers)
 
-        return await self._answer("ocr", send, answered, call=call, account=account, measured=measured, headers={})
+        return await self._answer("ocr", send, answered, call=call, account=account, headers={})
 
     async def _answer(
         self,
@@ -98,22 +95,22 @@ class Router(Generic[P]):
         *,
         call: Call,
         account: Account,
-        measured: Measured,
         headers: Mapping[str, str],
     ) -> bytes:
         """Return what ``answered`` makes of the answer, which is closed after that.
 
         Raises UpstreamFailed, UpstreamTimeout, or Unavailable when the request cannot be metered.
         """
+        record = account.record
         attributes = {
-            "gen_ai.request.stream": measured.stream,
-            "gen_ai.request.max_tokens": measured.max_tokens,
-            "gen_ai.request.temperature": measured.temperature,
-            "gen_ai.request.top_p": measured.top_p,
+            "gen_ai.request.stream": record.stream,
+            "gen_ai.request.max_tokens": record.max_tokens,
+            "gen_ai.request.temperature": record.temperature,
+            "gen_ai.request.top_p": record.top_p,
         }
         provider = self._provider
         with self._telemetry.upstream(
-            operation, provider=provider.name, model=measured.model, attributes=attributes
+            operation, provider=provider.name, model=record.model, attributes=attributes
         ) as span:
             sent = {**headers, **self._telemetry.trace_headers(call), "x-request-id": call.request_id}
             answer = await self._ask(provider, send, headers=sent, account=account)
@@ -150,15 +147,14 @@ def passed_on(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _describe(span: Span, account: Account) -> None:
-    event = account.event
-    input_tokens = event.uncached_input_tokens + event.cache_read_tokens + event.cache_write_tokens
+    record = account.record
     span.set_attributes(
         {
-            "gen_ai.response.model": event.upstream_model,
-            "gen_ai.usage.input_tokens": input_tokens,
-            "gen_ai.usage.output_tokens": event.text_output_tokens + event.reasoning_tokens,
-            "gen_ai.usage.cache_read.input_tokens": event.cache_read_tokens,
-            "gen_ai.usage.cache_creation.input_tokens": event.cache_write_tokens,
-            "gen_ai.usage.reasoning.output_tokens": event.reasoning_tokens,
+            "gen_ai.response.model": record.upstream_model,
+            "gen_ai.usage.input_tokens": record.sum_of(*units_of(Kind.INPUT_TOKENS)),
+            "gen_ai.usage.output_tokens": record.sum_of(*units_of(Kind.OUTPUT_TOKENS)),
+            "gen_ai.usage.cache_read.input_tokens": record.sum_of(Unit.CACHE_READ),
+            "gen_ai.usage.cache_creation.input_tokens": record.sum_of(Unit.CACHE_WRITE),
+            "gen_ai.usage.reasoning.output_tokens": record.sum_of(Unit.REASONING),
         }
     )

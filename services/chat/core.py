@@ -12,7 +12,8 @@ from typing import Any, Final, TypeAlias
 from common.dialects import openai_chat
 from common.dialects.openai_chat import ChatRequest
 from common.errors import PayloadTooLarge, TurnpikeError, Unavailable, UpstreamFailed, openai_body
-from common.metering.account import Account, Meter, Outcome, UsageSource, outcome_of
+from common.metering.account import Account, Meter, outcome_of
+from common.metering.record import Outcome, UsageSource
 from common.providers.provider import Answer, Provider
 from common.reply import Head, Reply, whole
 from common.request import Call
@@ -45,12 +46,17 @@ class Chat:
         before the first piece; a stream that fails later ends with an error event.
         """
         with self._meter.open(call, type="chat") as account:
-            account.event.bytes_in = len(body)
+            account.received(len(body))
             if len(body) > MAX_BODY_BYTES:
                 raise PayloadTooLarge("The request body is larger than 32 MiB.")
             request = openai_chat.parse_request(body)
-            measured = request.measured(body)
-            account.describe(measured)
+            account.describe(
+                model=request.model,
+                stream=bool(request.stream),
+                max_tokens=request.output_limit,
+                temperature=request.number("temperature"),
+                top_p=request.number("top_p"),
+            )
             if request.stream:
                 body = openai_chat.with_usage_asked(body, request)
             headers = {name: call.metadata[name] for name in _FORWARDED if name in call.metadata}
@@ -59,9 +65,7 @@ class Chat:
                 call.status = upstream.status
                 return await self._passed_on(upstream, provider, account, reply, request)
 
-            return await self._router.chat(
-                body, call=call, account=account, measured=measured, headers=headers, answered=answered
-            )
+            return await self._router.chat(body, call=call, account=account, headers=headers, answered=answered)
 
     async def _passed_on(
         self, upstream: Answer, provider: Provider, account: Account, reply: Reply, request: ChatRequest
@@ -90,7 +94,9 @@ def _count(account: Account, request: ChatRequest, body: bytes) -> None:
     completion = openai_chat.parse_completion(body)
     counts = openai_chat.token_counts(completion.usage) if openai_chat.present(completion.usage) else None
     if counts is not None:
-        account.count(counts, source=UsageSource.PROVIDER, upstream_model=completion.model or "")
+        account.count(
+            counts.quantities, source=UsageSource.PROVIDER, total=counts.total, upstream_model=completion.model or ""
+        )
     if request.stream:
         # SDKs would read it as a stream without events, and say nothing.
         raise UpstreamFailed("The provider did not answer with a stream.", code="upstream_malformed")
@@ -187,10 +193,11 @@ class _Tally:
         if not self._counted and not self._account.settled:
             self._counted = True
             counts = openai_chat.estimated_counts(self._request, pieces=self._pieces)
-            self._account.count(counts, source=UsageSource.ESTIMATED)
+            self._account.count(counts.quantities, source=UsageSource.ESTIMATED)
 
     def _count(self, chunk: openai_chat.Chunk) -> None:
         counts = openai_chat.token_counts(chunk.usage)
         if counts is not None:
-            self._counted = True
-            self._account.count(counts, source=UsageSource.PROVIDER, upstream_model=chunk.model or "")
+            self._counted = self._account.count(
+                counts.quantities, source=UsageSource.PROVIDER, total=counts.total, upstream_model=chunk.model or ""
+            )

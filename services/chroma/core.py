@@ -11,7 +11,8 @@ import msgspec
 
 from common.errors import PayloadTooLarge, PermissionDenied, Unauthenticated
 from common.identity.principal import Kind, Principal
-from common.metering.account import Account, Meter, Outcome
+from common.metering.account import Account, Meter
+from common.metering.record import Outcome
 from common.request import Call
 from common.settings import MAX_BODY_BYTES
 from services.chroma import rewriting
@@ -82,11 +83,11 @@ class Chroma:
         UpstreamTimeout or Unavailable when Chroma, or the record of the request, is not to be had.
         """
         with self._meter.open(call, type="chroma") as account:
-            account.event.provider = _PROVIDER
-            account.event.bytes_in = len(request.body)
+            account.record.provider = _PROVIDER
+            account.received(len(request.body))
             if call.path.startswith(PATH):
                 # Names and UUIDs in paths would make each a path of its own in the statistics.
-                account.event.path = f"{PATH}/*"
+                account.record.path = f"{PATH}/*"
             namespace = namespace_of(_user_id(call.principal), separator=self._separator)
             if len(request.body) > MAX_BODY_BYTES:
                 raise PayloadTooLarge("The request body is larger than 32 MiB.")
@@ -112,7 +113,7 @@ class Chroma:
         line = read_target(request.target)
         route, slots = find(request.method, line.segments)
         if call.path.startswith(PATH):
-            account.event.path = PATH + route.template
+            account.record.path = PATH + route.template
         query = rewriting.forwarded_query(line.query, namespace=namespace)
         asked = _Asked(namespace, route, slots, query, request.body)
         if "tenant" in slots:

@@ -6,7 +6,9 @@ from functools import partial
 
 from common.dialects.mistral_ocr import parse_answer, parse_request
 from common.errors import PayloadTooLarge
-from common.metering.account import Account, Measured, Meter
+from common.metering.account import Account, Meter
+from common.metering.record import UsageSource
+from common.metering.units import Unit
 from common.providers.provider import Answer, OcrProvider
 from common.reply import Head, Reply, whole
 from common.request import Call
@@ -29,12 +31,11 @@ class Ocr:
         before the first piece.
         """
         with self._meter.open(call, type="ocr") as account:
-            account.event.bytes_in = len(body)
+            account.received(len(body))
             if len(body) > MAX_BODY_BYTES:
                 raise PayloadTooLarge("The request body is larger than 32 MiB.")
             request = parse_request(body, default_model=self._default_model)
-            measured = Measured(model=request.model, stream=False, bytes_in=len(body))
-            account.describe(measured)
+            account.describe(model=request.model, stream=False)
 
             async def answered(provider: OcrProvider, upstream: Answer) -> bytes:
                 call.status = upstream.status
@@ -42,12 +43,10 @@ class Ocr:
                 reply.begin(Head(upstream.status, content_type, passed_on(upstream.headers)))
                 return await whole(upstream, provider, account, reply, read=partial(_count, account))
 
-            return await self._router.ocr(
-                request.body, call=call, account=account, measured=measured, answered=answered
-            )
+            return await self._router.ocr(request.body, call=call, account=account, answered=answered)
 
 
 def _count(account: Account, body: bytes) -> None:
     processed = parse_answer(body)
     if processed.pages is not None:
-        account.pages(processed.pages, upstream_model=processed.model)
+        account.count({Unit.PAGES: processed.pages}, source=UsageSource.PROVIDER, upstream_model=processed.model)

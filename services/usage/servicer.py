@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, datetime
-from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final
 
 import grpc
 
+from common.errors import InvalidRequest
 from common.identity.principal import Access, Requirement, Scope
+from common.metering import event_proto
+from common.metering.units import Cost, Unit
 from common.request import current_call
 from services.usage.core import UsageCore
 from services.usage.events import Event
@@ -30,9 +32,6 @@ OPEN_REQUIREMENTS: Final[Mapping[str, Requirement]] = MappingProxyType(
     {method: Access.PUBLIC if need == Scope("usage") else need for method, need in REQUIREMENTS.items()}
 )
 """Without USAGE_API_KEY: reading usage needs no credential, as the first seed says."""
-
-# One call in C for the 35 fields that are always there; the last three know whether they were set.
-_always: Final = attrgetter(*Event._fields[:-3])
 
 
 class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
@@ -97,20 +96,30 @@ class UsageIngestServicer(ingest_pb2_grpc.UsageIngestServiceServicer):
         self, request: ingest_pb2.RecordUsageRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> ingest_pb2.RecordUsageResponse:
         """Store a batch."""
-        await self._core.record([to_event(event) for event in request.events], batch_id=request.batch_id)
+        await self._core.record(list(_events(request.events)), batch_id=request.batch_id)
         return ingest_pb2.RecordUsageResponse()
 
 
+def _events(messages: Iterable[ingest_pb2.UsageEvent]) -> Iterator[Event]:
+    for index, message in enumerate(messages):
+        try:
+            yield to_event(message)
+        except ValueError as error:
+            raise InvalidRequest(f"events[{index}] is not stored: {error}", param=f"events[{index}]") from None
+
+
 def to_event(message: ingest_pb2.UsageEvent) -> Event:
-    """Return the message as the core's event."""
-    return Event._make(
-        (
-            *_always(message),
-            message.max_tokens if message.HasField("max_tokens") else None,
-            message.temperature if message.HasField("temperature") else None,
-            message.top_p if message.HasField("top_p") else None,
-        )
-    )
+    """Return the message as the core's event; raises ValueError for what this version does not know."""
+    record = event_proto.from_message(message)
+    fields = {name: getattr(record, name) for name in Event._fields if hasattr(record, name)}
+    fields |= {unit.value: record.quantities.get(unit, 0) for unit in Unit}
+    fields |= {cost.value: record.costs.get(cost, 0) for cost in Cost}
+    fields |= {
+        "attempts": len(record.attempts),
+        "outcome": record.outcome or 0,
+        "usage_source": record.usage_source or 0,
+    }
+    return Event(**fields)
 
 
 def _iso(moment: datetime) -> str:

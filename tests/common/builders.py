@@ -7,21 +7,23 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from common.identity.principal import Kind, Principal
-from common.metering.outbox import Outbox
+from common.metering.account import Outbox
+from common.metering.record import Attempt, UsageRecord
 from common.request import Call
-from turnpike.usage.v1.ingest_pb2 import UsageEvent
 
 ALICE = Principal(Kind.API_TOKEN, user_id="alice", token_id="tok_1", scopes=frozenset({"chat"}))
 
 
-def usage_event(number: int) -> UsageEvent:
-    """Make an event whose id holds ``number``."""
-    return UsageEvent(event_id=number.to_bytes(16, "big"), request_id=f"req-{number}", service="chat", attempts=1)
+def usage_record(number: int) -> UsageRecord:
+    """Make the record of a request whose id holds ``number``."""
+    return UsageRecord(
+        event_id=number.to_bytes(16, "big"), request_id=f"req-{number}", service="chat", attempts=[Attempt("openai")]
+    )
 
 
-def number_of(event: UsageEvent) -> int:
-    """Return the number that ``usage_event`` was given."""
-    return int.from_bytes(event.event_id, "big")
+def number_of(record: UsageRecord) -> int:
+    """Return the number that ``usage_record`` was given."""
+    return int.from_bytes(record.event_id, "big")
 
 
 def a_call(
@@ -52,12 +54,12 @@ class RefusingOutbox(Outbox):
         self._intents = intents
         self._events = events
 
-    def intend(self, event: UsageEvent) -> None:
+    def intend(self, record: UsageRecord) -> None:
         """Raise if intents are refused."""
         if self._intents:
             raise self._error
 
-    def settle(self, event: UsageEvent) -> None:
+    def settle(self, record: UsageRecord) -> None:
         """Raise if events are refused."""
         if self._events:
             raise self._error

@@ -13,9 +13,10 @@ import signal
 import sys
 from pathlib import Path
 
+from common.metering import event_proto
 from common.metering.outbox import DiskOutbox
-from tests.common.builders import number_of, usage_event
-from turnpike.usage.v1 import ingest_pb2
+from common.metering.record import Outcome
+from tests.common.builders import number_of, usage_record
 
 _LINE = 24
 
@@ -28,23 +29,23 @@ def write(directory: Path, *, first: int, random_: random.Random, report: int) -
     while True:
         choice = random_.random()
         if choice < 0.5 or not still_open:
-            outbox.intend(usage_event(number))
+            outbox.intend(usage_record(number))
             _say(report, "intended", number)
             still_open.append(number)
             number += 1
         elif choice < 0.9:
             settled = still_open.pop(random_.randrange(len(still_open)))
-            event = usage_event(settled)
-            event.outcome = ingest_pb2.OUTCOME_COMPLETED
-            outbox.settle(event)
+            record = usage_record(settled)
+            record.outcome = Outcome.COMPLETED
+            outbox.settle(record)
             _say(report, "settled", settled)
         else:
             events, position = outbox.read(limit=random_.randrange(1, 20))
             for data in events:
-                event = ingest_pb2.UsageEvent.FromString(data)
+                record = event_proto.decode(data)
                 # Said before it is released, as the usage service has an event before it is.
-                kind = "crashed" if event.outcome == ingest_pb2.OUTCOME_CRASHED else "completed"
-                _say(report, kind, number_of(event))
+                kind = "crashed" if record.outcome is Outcome.CRASHED else "completed"
+                _say(report, kind, number_of(record))
             outbox.release(position)
 
 

@@ -24,8 +24,9 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from common.errors import InvalidRequest, UpstreamFailed
 from common.logs import CallLine
-from common.metering.account import Measured, Meter, Outcome, TokenCounts, UsageSource
-from common.metering.outbox import NullOutbox
+from common.metering.account import Meter, NullOutbox
+from common.metering.record import Outcome, UsageSource
+from common.metering.units import Unit
 from common.providers.provider import Answer, FakeAnswer, FakeProvider, Provider
 from common.routing.router import Router
 from common.serving.interceptor import Context
@@ -39,7 +40,7 @@ _REPOSITORY = Path(__file__).resolve().parents[2]
 _TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 _PARENT_ID = "b7ad6b7169203331"
 _TRACEPARENT = f"00-{_TRACE_ID}-{_PARENT_ID}-01"
-_MEASURED = Measured(model="gpt-5", stream=True, bytes_in=2, max_tokens=7, temperature=0.5)
+_USED = dict(zip(Unit, (1, 2, 4, 8, 16), strict=False))
 
 
 @dataclass(frozen=True)
@@ -151,15 +152,15 @@ async def asked(telemetry: Telemetry, provider: FakeProvider, *, metadata: dict[
     meter = Meter(NullOutbox(), service="chat", telemetry=telemetry)
     router = Router[Provider](provider, telemetry=telemetry)
     with telemetry.rpc(call), meter.open(call, type="chat") as account:
-        account.describe(_MEASURED)
+        account.describe(model="gpt-5", stream=True, max_tokens=7, temperature=0.5)
 
         async def answered(_: Provider, __: Answer) -> bytes:
             account.first_byte()
-            account.count(TokenCounts(1, 2, 4, 8, 16, 31), source=UsageSource.PROVIDER, upstream_model="gpt-5-2026")
+            account.count(_USED, source=UsageSource.PROVIDER, upstream_model="gpt-5-2026")
             account.settle(Outcome.COMPLETED, status=200)
             return b""
 
-        await router.chat(b"{}", call=call, account=account, measured=_MEASURED, headers={}, answered=answered)
+        await router.chat(b"{}", call=call, account=account, headers={}, answered=answered)
 
 
 async def test_an_upstream_call_has_a_client_span_with_genai_names(recorded: Recorded) -> None:

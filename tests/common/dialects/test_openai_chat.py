@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from common.dialects import openai_chat
 from common.dialects.openai_chat import parse_chunk, parse_completion, parse_request, token_counts, with_usage_asked
 from common.errors import InvalidRequest
-from common.metering.account import TokenCounts
+from common.metering.units import Kind, Unit, units_of
 
 _keys = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 _numbers = st.one_of(
@@ -169,19 +169,19 @@ def test_parameters_of_any_type_are_the_providers_business(a: Any, b: Any, c: An
     body = msgspec.json.encode(
         {"model": "m", "messages": [], "max_completion_tokens": a, "max_tokens": b, "temperature": c, "top_p": d}
     )
-    measured = parse_request(body).measured(body)
-    assert measured.bytes_in == len(body)
-    assert measured.max_tokens is None or type(measured.max_tokens) is int
-    assert measured.temperature is None or math.isfinite(measured.temperature)
-    assert measured.top_p is None or math.isfinite(measured.top_p)
+    request = parse_request(body)
+    assert request.output_limit is None or type(request.output_limit) is int
+    for name in ("temperature", "top_p"):
+        number = request.number(name)
+        assert number is None or math.isfinite(number)
 
 
 def test_max_completion_tokens_goes_before_max_tokens() -> None:
     body = b'{"model":"m","messages":[],"max_tokens":5,"max_completion_tokens":7,"temperature":0,"top_p":0.5}'
-    measured = parse_request(body).measured(body)
-    assert (measured.max_tokens, measured.temperature, measured.top_p) == (7, 0.0, 0.5)
+    request = parse_request(body)
+    assert (request.output_limit, request.number("temperature"), request.number("top_p")) == (7, 0.0, 0.5)
     body = b'{"model":"m","messages":[],"max_tokens":5}'
-    assert parse_request(body).measured(body).max_tokens == 5
+    assert parse_request(body).output_limit == 5
 
 
 _counts = st.one_of(st.integers(-5, 50), st.integers(), st.integers(-(10**30), 10**30))
@@ -203,8 +203,8 @@ def test_token_classes_are_disjoint_never_negative_and_add_up(
     }
     counts = token_counts(msgspec.Raw(json.dumps(usage).encode()))
     assert counts is not None
-    inputs = (counts.uncached_input, counts.cache_read, counts.cache_write)
-    outputs = (counts.text_output, counts.reasoning)
+    inputs = [counts.quantities[unit] for unit in units_of(Kind.INPUT_TOKENS)]
+    outputs = [counts.quantities[unit] for unit in units_of(Kind.OUTPUT_TOKENS)]
     assert min(*inputs, *outputs, counts.total) >= 0
     assert sum(inputs) == max(0, prompt)
     assert sum(outputs) == max(0, completion)
@@ -217,7 +217,7 @@ def test_details_are_taken_out_of_their_totals() -> None:
         b'"prompt_tokens_details":{"cached_tokens":30,"cache_write_tokens":20},'
         b'"completion_tokens_details":{"reasoning_tokens":40}}'
     )
-    assert token_counts(msgspec.Raw(usage)) == TokenCounts(50, 30, 20, 10, 40, 150)
+    assert token_counts(msgspec.Raw(usage)) == (dict(zip(Unit, (50, 30, 20, 10, 40), strict=False)), 150)
 
 
 @given(st.one_of(st.binary(max_size=30), _values.map(lambda value: json.dumps(value).encode())))
@@ -271,8 +271,9 @@ def test_a_whole_answer_of_any_shape_is_read_or_left(body: bytes) -> None:
 def test_an_estimate_of_any_conversation_is_a_number(messages: list[Any], pieces: int) -> None:
     request = parse_request(json.dumps({"model": "m", "messages": messages}).encode())
     counts = openai_chat.estimated_counts(request, pieces=pieces)
-    assert counts.uncached_input >= 0
-    assert (counts.text_output, counts.total) == (pieces, counts.uncached_input + pieces)
+    prompt = counts.quantities[Unit.UNCACHED_INPUT]
+    assert prompt >= 0
+    assert (counts.quantities[Unit.TEXT_OUTPUT], counts.total) == (pieces, prompt + pieces)
 
 
 def test_an_estimate_counts_texts_and_text_parts_and_no_images() -> None:
@@ -283,10 +284,10 @@ def test_an_estimate_counts_texts_and_text_parts_and_no_images() -> None:
         {"role": "assistant", "content": None},
     ]
     request = parse_request(json.dumps({"model": "m", "messages": messages}).encode())
-    assert openai_chat.estimated_counts(request, pieces=2) == TokenCounts(uncached_input=4, text_output=2, total=6)
+    assert openai_chat.estimated_counts(request, pieces=2) == ({Unit.UNCACHED_INPUT: 4, Unit.TEXT_OUTPUT: 2}, 6)
 
 
 @pytest.mark.parametrize("message", [b'"\xff"', b'{"content":"\xff"}'])
 def test_a_message_that_cannot_be_read_does_not_break_the_estimate(message: bytes) -> None:
     request = parse_request(b'{"model":"m","messages":[' + message + b',{"content":"four"}]}')
-    assert openai_chat.estimated_counts(request, pieces=0).uncached_input == 1
+    assert openai_chat.estimated_counts(request, pieces=0).total == 1

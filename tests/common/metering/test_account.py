@@ -6,6 +6,7 @@ import asyncio
 import types
 from collections.abc import Callable, Generator
 from itertools import count
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,12 +23,15 @@ from common.errors import (
     UpstreamRefused,
     UpstreamTimeout,
 )
-from common.metering.account import Account, Measured, Meter, Outcome, TokenCounts, UsageSource, outcome_of, uuid7_bytes
-from common.metering.outbox import FakeOutbox, Outbox
+from common.metering.account import Account, Meter, Outbox, outcome_of
+from common.metering.event_proto import encode
+from common.metering.record import Attempt, Outcome, UsageRecord, UsageSource
+from common.metering.units import Quantities, Unit
+from common.metering.uuid7 import uuid7_bytes
 from common.telemetry import Telemetry
 from common.upstream.http import UnreachableError
 from tests.common.builders import RefusingOutbox, a_call, ticks
-from turnpike.usage.v1 import ingest_pb2
+from tests.common.metering.fake_outbox import FakeOutbox
 
 _NOW_NS = 1_700_000_000_123_456_789
 
@@ -43,7 +47,11 @@ def an_account(outbox: Outbox) -> Account:
     return meter(outbox).open(a_call(), type="chat")
 
 
-def the_event(outbox: FakeOutbox) -> ingest_pb2.UsageEvent:
+def used(*counts: int) -> dict[Unit, int]:
+    return dict(zip(Unit, counts, strict=False))
+
+
+def the_event(outbox: FakeOutbox) -> UsageRecord:
     (event,) = outbox.events
     return event
 
@@ -51,9 +59,8 @@ def the_event(outbox: FakeOutbox) -> ingest_pb2.UsageEvent:
 def test_an_event_says_who_asked_for_what_and_how() -> None:
     outbox = FakeOutbox()
     with an_account(outbox) as account:
-        account.describe(
-            Measured(model="gpt", stream=True, bytes_in=10, max_tokens=5, temperature=0.0, top_p=1.0),
-        )
+        account.received(10)
+        account.describe(model="gpt", stream=True, max_tokens=5, temperature=0.0, top_p=1.0)
         account.attempt("openai")
         account.first_byte()
         account.sent(3)
@@ -64,18 +71,17 @@ def test_an_event_says_who_asked_for_what_and_how() -> None:
     assert (event.service, event.type, event.method, event.path) == ("chat", "chat", "POST", "/v1/chat/completions")
     assert (event.model, event.stream, event.bytes_in, event.bytes_out) == ("gpt", True, 10, 7)
     assert (event.max_tokens, event.temperature, event.top_p) == (5, 0.0, 1.0)
-    assert event.HasField("temperature")
-    assert (event.provider, event.attempts, event.status, event.error_code) == ("openai", 1, 200, "")
-    assert (event.outcome, event.usage_source) == (ingest_pb2.OUTCOME_COMPLETED, ingest_pb2.USAGE_SOURCE_NONE)
+    assert (event.provider, len(event.attempts), event.status, event.error_code) == ("openai", 1, 200, "")
+    assert (event.outcome, event.usage_source) == (Outcome.COMPLETED, UsageSource.NONE)
     assert (event.first_byte_ms, event.latency_ms) == (250, 500)
 
 
 def test_what_the_caller_did_not_say_is_unset() -> None:
     outbox = FakeOutbox()
     with an_account(outbox) as account:
-        account.describe(Measured(model="gpt", stream=False, bytes_in=1, max_tokens=-1))
+        account.describe(model="gpt", stream=False, max_tokens=-1)
     event = the_event(outbox)
-    assert {field.name for field, _ in event.ListFields()} & {"max_tokens", "temperature", "top_p"} == set()
+    assert (event.max_tokens, event.temperature, event.top_p) == (None, None, None)
     assert event.first_byte_ms == 0
 
 
@@ -85,10 +91,10 @@ def test_the_intent_is_on_record_before_the_first_attempt_and_only_once() -> Non
         assert outbox.intents == []
         account.attempt("first")
         (intent,) = outbox.intents
-        assert (intent.provider, intent.attempts, intent.outcome) == ("first", 1, ingest_pb2.OUTCOME_UNSPECIFIED)
-        account.attempt("second")
+        assert (intent.provider, len(intent.attempts), intent.outcome) == ("first", 1, None)
+        account.attempt("first")
     assert len(outbox.intents) == 1
-    assert (the_event(outbox).attempts, the_event(outbox).provider) == (2, "second")
+    assert (len(the_event(outbox).attempts), the_event(outbox).provider) == (2, "first")
     assert the_event(outbox).event_id == outbox.intents[0].event_id
 
 
@@ -97,15 +103,15 @@ def test_each_outcome_reaches_the_event_under_its_own_name(outcome: Outcome) -> 
     outbox = FakeOutbox()
     with an_account(outbox) as account:
         account.settle(outcome, status=200)
-    assert ingest_pb2.Outcome.Name(the_event(outbox).outcome) == f"OUTCOME_{outcome.name}"
+    assert the_event(outbox).outcome is outcome
 
 
 @pytest.mark.parametrize("source", UsageSource)
 def test_each_source_reaches_the_event_under_its_own_name(source: UsageSource) -> None:
     outbox = FakeOutbox()
     with an_account(outbox) as account:
-        account.count(TokenCounts(), source=source)
-    assert ingest_pb2.UsageSource.Name(the_event(outbox).usage_source) == f"USAGE_SOURCE_{source.name}"
+        account.count({}, source=source)
+    assert the_event(outbox).usage_source is source
 
 
 @pytest.mark.parametrize(
@@ -145,7 +151,7 @@ def test_what_leaves_the_block_decides_the_one_event(
             serve()
         assert raised.value is error
     event = the_event(outbox)
-    assert ingest_pb2.Outcome.Name(event.outcome) == f"OUTCOME_{outcome.name}"
+    assert event.outcome is outcome
     assert (event.status, event.error_code) == (status, code)
 
 
@@ -178,7 +184,7 @@ def test_what_happens_after_the_settlement_changes_nothing(ending: BaseException
     else:
         with pytest.raises(type(ending)):
             serve()
-    assert (the_event(outbox).outcome, the_event(outbox).status) == (ingest_pb2.OUTCOME_COMPLETED, 200)
+    assert (the_event(outbox).outcome, the_event(outbox).status) == (Outcome.COMPLETED, 200)
 
 
 @types.coroutine
@@ -216,7 +222,7 @@ def test_an_end_at_any_await_leaves_exactly_one_event(point: int, end: str) -> N
     if point == 1:
         assert outcomes == []
     else:
-        assert outcomes == [ingest_pb2.OUTCOME_CLIENT_GONE if point <= 4 else ingest_pb2.OUTCOME_COMPLETED]
+        assert outcomes == [Outcome.CLIENT_GONE if point <= 4 else Outcome.COMPLETED]
 
 
 def test_an_outbox_that_refuses_the_intent_stops_the_attempt_and_counts_the_failure() -> None:
@@ -244,36 +250,94 @@ def test_an_outbox_that_refuses_the_event_stops_an_answer_that_was_not_sent_yet(
 def test_a_later_count_replaces_an_earlier_one() -> None:
     outbox = FakeOutbox()
     with an_account(outbox) as account:
-        account.count(TokenCounts(1, 2, 3, 4, 5, 15), source=UsageSource.ESTIMATED)
-        account.count(TokenCounts(10, 0, 0, 7, 0, 17), source=UsageSource.PROVIDER, upstream_model="gpt-5-2026")
+        account.count(used(1, 2, 3, 4, 5), source=UsageSource.ESTIMATED)
+        account.count(used(10, 0, 0, 7, 0), source=UsageSource.PROVIDER, upstream_model="gpt-5-2026")
     event = the_event(outbox)
-    assert (
-        event.uncached_input_tokens,
-        event.cache_read_tokens,
-        event.cache_write_tokens,
-        event.text_output_tokens,
-        event.reasoning_tokens,
-        event.total_tokens,
-    ) == (10, 0, 0, 7, 0, 17)
+    assert event.quantities == {Unit.UNCACHED_INPUT: 10, Unit.TEXT_OUTPUT: 7}
+    assert event.total_tokens == 17
     assert event.upstream_model == "gpt-5-2026"
 
 
-def test_each_token_class_has_its_own_field() -> None:
+@pytest.mark.parametrize("wrong", [10**9 + 1, 2**70, -1, 0.5, True, "7"])
+@pytest.mark.parametrize("place", ["class", "total"])
+def test_counts_that_cannot_be_true_are_not_noted_and_leave_room_for_an_estimate(wrong: Any, place: str) -> None:
+    outbox = FakeOutbox()
+    counts, total = ({Unit.TEXT_OUTPUT: wrong}, 0) if place == "class" else ({Unit.TEXT_OUTPUT: 3}, wrong)
+    with capture_logs() as logs, an_account(outbox) as account:
+        assert not account.count(counts, source=UsageSource.PROVIDER, total=total)
+    with an_account(outbox) as account:
+        assert not account.count(counts, source=UsageSource.PROVIDER, total=total)
+        assert account.count({Unit.TEXT_OUTPUT: 4}, source=UsageSource.ESTIMATED)
+    unknown, estimated = outbox.events
+    assert (unknown.usage_source, unknown.quantities, unknown.total_tokens) == (UsageSource.NONE, {}, 0)
+    assert (estimated.usage_source, estimated.quantities) == (UsageSource.ESTIMATED, {Unit.TEXT_OUTPUT: 4})
+    assert [line["event"] for line in logs] == ["a provider's counts cannot be true"]
+
+
+def test_the_largest_count_is_noted() -> None:
     outbox = FakeOutbox()
     with an_account(outbox) as account:
-        account.count(TokenCounts(1, 2, 3, 4, 5, 15), source=UsageSource.PROVIDER)
+        assert account.count({Unit.PAGES: 10**9}, source=UsageSource.PROVIDER)
+    assert the_event(outbox).quantities == {Unit.PAGES: 10**9}
+
+
+@pytest.mark.parametrize(
+    ("later", "total", "quantities", "wanted_total"),
+    [
+        (used(), 0, used(6, 4, 0, 2, 1), 13),
+        (used(0, 0, 0, 0, 0), 0, used(6, 4, 0, 2, 1), 13),
+        # A last event that repeats the output only: what was said of the input stays.
+        (used(0, 0, 0, 57, 0), 57, used(6, 4, 0, 57), 67),
+        (used(0, 0, 0, 57, 0), 0, used(6, 4, 0, 57), 67),
+        # All of the input was cached after all: the classes are parts of one number.
+        (used(0, 10, 0, 0, 0), 0, used(0, 10, 0, 2, 1), 13),
+        (used(1, 0, 0, 5, 0), 9, used(1, 0, 0, 5), 9),
+    ],
+)
+def test_zeros_do_not_replace_what_the_provider_counted_before(
+    later: dict[Unit, int], total: int, quantities: dict[Unit, int], wanted_total: int
+) -> None:
+    outbox = FakeOutbox()
+    with an_account(outbox) as account:
+        account.count(used(6, 4, 0, 2, 1), source=UsageSource.PROVIDER, total=13)
+        account.count(later, source=UsageSource.PROVIDER, total=total)
     event = the_event(outbox)
-    assert (event.uncached_input_tokens, event.cache_read_tokens, event.cache_write_tokens) == (1, 2, 3)
-    assert (event.text_output_tokens, event.reasoning_tokens, event.total_tokens) == (4, 5, 15)
+    assert event.quantities == {unit: count for unit, count in quantities.items() if count}
+    assert (event.total_tokens, event.usage_source) == (wanted_total, UsageSource.PROVIDER)
 
 
-@given(st.builds(TokenCounts, *[st.integers(0, 2**70)] * 6), st.text(), st.integers())
-def test_no_number_or_name_is_too_large_for_an_event(counts: TokenCounts, name: str, max_tokens: int) -> None:
+def test_zeros_alone_are_a_count() -> None:
     outbox = FakeOutbox()
     with an_account(outbox) as account:
-        account.describe(Measured(model=name * 1000, stream=False, bytes_in=1, max_tokens=max_tokens))
+        account.count(used(0, 0), source=UsageSource.PROVIDER)
+    assert (the_event(outbox).usage_source, the_event(outbox).quantities) == (UsageSource.PROVIDER, {})
+
+
+@given(st.dictionaries(st.sampled_from(Unit), st.integers(0, 10**9)), st.text(), st.integers())
+def test_no_number_or_name_is_too_large_for_an_event(counts: Quantities, name: str, max_tokens: int) -> None:
+    outbox = FakeOutbox()
+    with an_account(outbox) as account:
+        account.describe(model=name * 1000, stream=False, max_tokens=max_tokens)
         account.count(counts, source=UsageSource.PROVIDER, upstream_model=name * 1000)
-    assert the_event(outbox).ByteSize() < 4096
+    assert len(encode(the_event(outbox))) < 4096
+
+
+def test_an_intent_follows_a_change_of_the_provider_or_the_model() -> None:
+    outbox = FakeOutbox()
+    with an_account(outbox) as account:
+        account.attempt("first")
+        account.attempt("first", "small")
+        attempt = account.attempt("second", "small")
+        attempt.status, attempt.milliseconds, attempt.may_be_billed = 200, 7, True
+    assert [(intent.provider, len(intent.attempts)) for intent in outbox.intents] == [
+        ("first", 1),
+        ("first", 2),
+        ("second", 3),
+    ]
+    assert len({intent.event_id for intent in outbox.intents}) == 1
+    event = the_event(outbox)
+    assert (event.provider, event.fallback_from) == ("second", "first")
+    assert event.attempts[2] == Attempt("second", "small", 200, 7, may_be_billed=True)
 
 
 @given(st.integers(0, 2**48 - 1), st.integers(0, 999_999))
@@ -291,7 +355,7 @@ def test_event_ids_of_one_moment_differ() -> None:
 
 
 def test_an_accounts_id_has_the_meters_time() -> None:
-    assert int.from_bytes(an_account(FakeOutbox()).event.event_id[:6], "big") == _NOW_NS // 1_000_000
+    assert int.from_bytes(an_account(FakeOutbox()).record.event_id[:6], "big") == _NOW_NS // 1_000_000
 
 
 @pytest.mark.parametrize("clock", [lambda: -5.0, lambda: 1e12], ids=["a clock that ran backwards", "an endless call"])

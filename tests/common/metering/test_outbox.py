@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from common.errors import Unavailable
+from common.metering import event_proto
 from common.metering.outbox import DiskOutbox
-from tests.common.builders import number_of, usage_event
-from turnpike.usage.v1 import ingest_pb2
+from common.metering.record import Outcome, UsageRecord, UsageSource
+from tests.common.builders import number_of, usage_record
 
 _REPOSITORY = Path(__file__).resolve().parents[3]
 _EVERYTHING = 100_000
@@ -30,14 +31,14 @@ _SEGMENT = 300
 """Holds a few records of these tests."""
 
 
-def settled(number: int, outcome: ingest_pb2.Outcome.ValueType = ingest_pb2.OUTCOME_COMPLETED) -> ingest_pb2.UsageEvent:
-    event = usage_event(number)
+def settled(number: int, outcome: Outcome = Outcome.COMPLETED) -> UsageRecord:
+    event = usage_record(number)
     event.outcome = outcome
     return event
 
 
-def events_in(outbox: DiskOutbox) -> list[ingest_pb2.UsageEvent]:
-    return [*map(ingest_pb2.UsageEvent.FromString, outbox.read(limit=_EVERYTHING)[0])]
+def events_in(outbox: DiskOutbox) -> list[UsageRecord]:
+    return [*map(event_proto.decode, outbox.read(limit=_EVERYTHING)[0])]
 
 
 def numbers(outbox: DiskOutbox) -> list[int]:
@@ -47,7 +48,11 @@ def numbers(outbox: DiskOutbox) -> list[int]:
 def outcomes(outbox: DiskOutbox) -> dict[int, str]:
     events = events_in(outbox)
     assert len({event.event_id for event in events}) == len(events), "an event stands in the outbox twice"
-    return {number_of(event): ingest_pb2.Outcome.Name(event.outcome).removeprefix("OUTCOME_") for event in events}
+    return {number_of(event): name_of(event.outcome) for event in events}
+
+
+def name_of(outcome: Outcome | None) -> str:
+    return outcome.name if outcome else ""
 
 
 def as_a_kill_leaves_it(directory: Path, place: Path, *, tail: bytes = b"") -> Path:
@@ -65,7 +70,7 @@ def segments(directory: Path) -> list[Path]:
 def test_events_come_back_in_the_order_in_which_they_were_settled(tmp_path: Path) -> None:
     outbox = DiskOutbox(tmp_path, segment_bytes=_SEGMENT)
     for number in (1, 2, 3):
-        outbox.intend(usage_event(number))
+        outbox.intend(usage_record(number))
     for number in (2, 3, 1):
         outbox.settle(settled(number))
     assert numbers(outbox) == [2, 3, 1]
@@ -77,9 +82,9 @@ def test_an_event_comes_back_as_it_was_settled(tmp_path: Path) -> None:
     event = settled(1)
     event.temperature = 0.25
     event.model = "größer"
-    outbox.intend(usage_event(1))
+    outbox.intend(usage_record(1))
     outbox.settle(event)
-    assert outbox.read(limit=1)[0] == [event.SerializeToString()]
+    assert outbox.read(limit=1)[0] == [event_proto.encode(event)]
     outbox.close()
 
 
@@ -91,7 +96,7 @@ def test_reading_takes_no_more_than_the_limit_and_goes_on_after_what_was_release
     for _ in range(5):
         events, position = outbox.read(limit=2)
         assert len(events) == 2
-        seen += [number_of(ingest_pb2.UsageEvent.FromString(event)) for event in events]
+        seen += [number_of(event_proto.decode(event)) for event in events]
         outbox.release(position)
     assert seen == list(range(10))
     assert outbox.read(limit=2)[0] == []
@@ -109,7 +114,7 @@ def test_reading_again_without_a_release_gives_the_same_events(tmp_path: Path) -
 
 def test_the_depth_counts_events_that_are_not_released(tmp_path: Path) -> None:
     outbox = DiskOutbox(tmp_path, segment_bytes=_SEGMENT)
-    outbox.intend(usage_event(0))
+    outbox.intend(usage_record(0))
     assert outbox.depth == 0
     for number in range(5):
         outbox.settle(settled(number))
@@ -133,9 +138,9 @@ def test_segments_are_removed_once_their_events_are_released(tmp_path: Path) -> 
 
 def test_an_open_intent_survives_the_removal_of_its_segment(tmp_path: Path) -> None:
     outbox = DiskOutbox(tmp_path / "first", segment_bytes=_SEGMENT)
-    outbox.intend(usage_event(1000))
+    outbox.intend(usage_record(1000))
     for number in range(50):
-        outbox.intend(usage_event(number))
+        outbox.intend(usage_record(number))
         outbox.settle(settled(number))
         outbox.release(outbox.read(limit=_EVERYTHING)[1])
     recovered = DiskOutbox(as_a_kill_leaves_it(tmp_path / "first", tmp_path / "second"))
@@ -148,7 +153,7 @@ def test_carrying_intents_forward_does_not_make_the_journal_grow(tmp_path: Path)
     outbox = DiskOutbox(tmp_path, segment_bytes=_SEGMENT)
     # More open intents than a segment holds.
     for number in range(30):
-        outbox.intend(usage_event(number))
+        outbox.intend(usage_record(number))
     one_of_each = outbox.size
     for _ in range(50):
         outbox.release(outbox.read(limit=_EVERYTHING)[1])
@@ -160,7 +165,7 @@ def test_an_open_intent_in_a_segment_that_stays_is_not_repeated(tmp_path: Path) 
     outbox = DiskOutbox(tmp_path, segment_bytes=_SEGMENT)
     for number in range(20):
         outbox.settle(settled(number))
-    outbox.intend(usage_event(1000))
+    outbox.intend(usage_record(1000))
     before = segments(tmp_path)[-1].read_bytes()
     outbox.release(outbox.read(limit=_EVERYTHING)[1])
     assert [path.read_bytes() for path in segments(tmp_path)] == [before]
@@ -172,7 +177,7 @@ def test_a_released_event_never_comes_back_as_crashed(tmp_path: Path) -> None:
     places = itertools.count()
     for number in range(0, 60, 3):
         for offset in range(3):
-            outbox.intend(usage_event(number + offset))
+            outbox.intend(usage_record(number + offset))
         for offset in range(3):
             outbox.settle(settled(number + offset))
         outbox.release(outbox.read(limit=_EVERYTHING)[1])
@@ -184,24 +189,24 @@ def test_a_released_event_never_comes_back_as_crashed(tmp_path: Path) -> None:
 
 def test_after_a_clean_close_an_open_intent_is_one_crashed_event_without_counts(tmp_path: Path) -> None:
     outbox = DiskOutbox(tmp_path)
-    outbox.intend(usage_event(1))
-    outbox.intend(usage_event(2))
+    outbox.intend(usage_record(1))
+    outbox.intend(usage_record(2))
     outbox.settle(settled(2))
     outbox.close()
     reopened = DiskOutbox(tmp_path)
     events = {number_of(event): event for event in events_in(reopened)}
     assert {number: event.outcome for number, event in events.items()} == {
-        1: ingest_pb2.OUTCOME_CRASHED,
-        2: ingest_pb2.OUTCOME_COMPLETED,
+        1: Outcome.CRASHED,
+        2: Outcome.COMPLETED,
     }
-    assert events[1].usage_source == ingest_pb2.USAGE_SOURCE_NONE
-    assert (events[1].request_id, events[1].attempts, events[1].status) == ("req-1", 1, 0)
+    assert events[1].usage_source == UsageSource.NONE
+    assert (events[1].request_id, len(events[1].attempts), events[1].status) == ("req-1", 1, 0)
     reopened.close()
 
 
 def test_a_crashed_event_is_made_once_however_often_the_outbox_is_reopened(tmp_path: Path) -> None:
     outbox = DiskOutbox(tmp_path, segment_bytes=_SEGMENT)
-    outbox.intend(usage_event(1))
+    outbox.intend(usage_record(1))
     for _ in range(5):
         outbox.close()
         outbox = DiskOutbox(tmp_path, segment_bytes=_SEGMENT)
@@ -213,7 +218,7 @@ def test_a_crashed_event_is_made_once_however_often_the_outbox_is_reopened(tmp_p
 def test_a_kill_within_recovery_makes_no_second_event(tmp_path: Path) -> None:
     outbox = DiskOutbox(tmp_path / "first")
     for number in range(4):
-        outbox.intend(usage_event(number))
+        outbox.intend(usage_record(number))
     outbox.close()
     DiskOutbox(tmp_path / "first").close()
     # Cut the recovery's own segment after each of its records, and in the middle of each.
@@ -242,9 +247,9 @@ def test_a_kill_within_recovery_makes_no_second_event(tmp_path: Path) -> None:
 )
 def test_a_torn_tail_hides_nothing_and_adds_nothing(tmp_path: Path, tail: bytes) -> None:
     outbox = DiskOutbox(tmp_path / "first")
-    outbox.intend(usage_event(1))
+    outbox.intend(usage_record(1))
     outbox.settle(settled(1))
-    outbox.intend(usage_event(2))
+    outbox.intend(usage_record(2))
     recovered = DiskOutbox(as_a_kill_leaves_it(tmp_path / "first", tmp_path / "second", tail=tail))
     assert outcomes(recovered) == {1: "COMPLETED", 2: "CRASHED"}
     assert recovered.depth == 2
@@ -256,7 +261,7 @@ def test_a_torn_tail_hides_nothing_and_adds_nothing(tmp_path: Path, tail: bytes)
 
 def test_a_record_that_is_cut_anywhere_is_not_there_and_the_others_are(tmp_path: Path) -> None:
     outbox = DiskOutbox(tmp_path / "first")
-    outbox.intend(usage_event(1))
+    outbox.intend(usage_record(1))
     before = outbox.size
     outbox.settle(settled(1))
     after = outbox.size
@@ -274,24 +279,24 @@ def test_a_full_journal_refuses_intents_and_takes_events_until_it_is_shipped(tmp
     outbox = DiskOutbox(tmp_path, segment_bytes=_SEGMENT, max_bytes=2_000)
     taken = 0
     while outbox.size <= 2_000:
-        outbox.intend(usage_event(taken))
+        outbox.intend(usage_record(taken))
         taken += 1
     with pytest.raises(Unavailable) as refused:
-        outbox.intend(usage_event(taken))
+        outbox.intend(usage_record(taken))
     assert refused.value.code == "usage_backlog"
     assert 2_000 < outbox.size < 2_000 + _SEGMENT
     for number in range(taken):
         outbox.settle(settled(number))
     assert set(outcomes(outbox)) == set(range(taken))
     outbox.release(outbox.read(limit=_EVERYTHING)[1])
-    outbox.intend(usage_event(taken))
+    outbox.intend(usage_record(taken))
     outbox.close()
 
 
 def test_a_journal_smaller_than_a_segment_takes_intents_again_once_it_is_shipped(tmp_path: Path) -> None:
     outbox = DiskOutbox(tmp_path, max_bytes=2_000)
     for number in range(500):
-        outbox.intend(usage_event(number))
+        outbox.intend(usage_record(number))
         outbox.settle(settled(number))
         outbox.release(outbox.read(limit=_EVERYTHING)[1])
     outbox.close()
@@ -300,7 +305,7 @@ def test_a_journal_smaller_than_a_segment_takes_intents_again_once_it_is_shipped
 def test_when_no_new_segment_can_be_opened_requests_are_refused_until_one_can(tmp_path: Path) -> None:
     directory, aside = tmp_path / "outbox", tmp_path / "aside"
     outbox = DiskOutbox(directory, segment_bytes=_SEGMENT)
-    outbox.intend(usage_event(1))
+    outbox.intend(usage_record(1))
     directory.rename(aside)
     number = 2
     while outbox.size < _SEGMENT:
@@ -310,7 +315,7 @@ def test_when_no_new_segment_can_be_opened_requests_are_refused_until_one_can(tm
         outbox.settle(settled(number))
     assert refused.value.code == "outbox_failed"
     with pytest.raises(Unavailable):
-        outbox.intend(usage_event(1000))
+        outbox.intend(usage_record(1000))
     aside.rename(directory)
     outbox.settle(settled(1))
     assert numbers(outbox) == [*range(2, number), 1]
@@ -451,7 +456,7 @@ class OutboxMachine(RuleBasedStateMachine):
     @rule()
     def intend(self) -> None:
         number = next(self.next_number)
-        self._box.intend(usage_event(number))
+        self._box.intend(usage_record(number))
         self.open.append(number)
 
     @precondition(lambda self: self.open)
@@ -464,7 +469,7 @@ class OutboxMachine(RuleBasedStateMachine):
     @rule()
     def settle_what_was_refused_before_its_intent(self) -> None:
         number = next(self.next_number)
-        self._box.settle(settled(number, ingest_pb2.OUTCOME_FAILED))
+        self._box.settle(settled(number, Outcome.FAILED))
         self.waiting[number] = "FAILED"
 
     @rule(limit=st.integers(1, 8))
@@ -473,7 +478,7 @@ class OutboxMachine(RuleBasedStateMachine):
         assert len(events) == min(limit, self._box.depth)
         self._box.release(position)
         for event in events:
-            number = number_of(ingest_pb2.UsageEvent.FromString(event))
+            number = number_of(event_proto.decode(event))
             self.released[number] = self.waiting.pop(number, self.released.get(number, ""))
 
     @rule()

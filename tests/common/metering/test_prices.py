@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from common.metering.account import Meter, Outcome, TokenCounts, UsageSource
-from common.metering.outbox import FakeOutbox
+from common.metering.account import Meter
 from common.metering.prices import SHIPPED, ModelPrices, NullPrices, PriceSettings, PriceTable, read
+from common.metering.record import Outcome, UsageRecord, UsageSource
+from common.metering.units import Cost, Unit
 from common.telemetry import Telemetry
 from tests.common.builders import a_call
-from turnpike.usage.v1.ingest_pb2 import UsageEvent
+from tests.common.metering.fake_outbox import FakeOutbox
 
 _TABLE = PriceTable(
     {
@@ -35,14 +36,20 @@ _TABLE = PriceTable(
 )
 
 
-def charged(**fields: Any) -> UsageEvent:
-    event = UsageEvent(**fields)
+def a_record(**fields: Any) -> UsageRecord:
+    counts = {Unit(name): fields.pop(name) for name in [*fields] if name in [*Unit]}
+    return UsageRecord(event_id=b"", quantities=counts, **fields)
+
+
+def charged(**fields: Any) -> UsageRecord:
+    event = a_record(**fields)
     _TABLE.charge(event)
     return event
 
 
-def costs(event: UsageEvent) -> tuple[int, int, int, bool]:
-    return event.input_cost_nanousd, event.output_cost_nanousd, event.ocr_cost_nanousd, event.priced
+def costs(event: UsageRecord) -> tuple[int, int, int, bool]:
+    of_input, of_output, of_pages = (event.costs.get(cost, 0) for cost in Cost)
+    return of_input, of_output, of_pages, event.priced
 
 
 def test_each_class_of_tokens_has_its_price() -> None:
@@ -109,7 +116,7 @@ _PRICE = st.decimals(0, 99_999, places=9)
 def test_costs_are_exact_and_rounded_once(counts: tuple[int, ...], prices: tuple[Decimal, ...]) -> None:
     uncached, read_, written, text, reasoning, pages = counts
     table = PriceTable({("", "m"): ModelPrices(*prices)}, version="v")
-    event = UsageEvent(
+    event = a_record(
         model="m",
         uncached_input_tokens=uncached,
         cache_read_tokens=read_,
@@ -135,16 +142,16 @@ def test_half_a_nano_dollar_is_rounded_up() -> None:
         assert context.rounding != ROUND_HALF_UP
         found = []
         for tokens in (1, 2, 3, 5):
-            event = UsageEvent(model="m", uncached_input_tokens=tokens)
+            event = a_record(model="m", uncached_input_tokens=tokens)
             table.charge(event)
-            found.append(event.input_cost_nanousd)
+            found.append(costs(event)[0])
     assert found == [1, 1, 2, 3]
 
 
 def test_null_prices_know_none() -> None:
-    event = UsageEvent(model="m", uncached_input_tokens=1)
+    event = a_record(model="m", uncached_input_tokens=1)
     NullPrices().charge(event)
-    assert event == UsageEvent(model="m", uncached_input_tokens=1)
+    assert event == a_record(model="m", uncached_input_tokens=1)
 
 
 @pytest.mark.parametrize("source", UsageSource)
@@ -152,9 +159,9 @@ def test_an_account_is_priced_when_it_is_settled(source: UsageSource) -> None:
     outbox = FakeOutbox()
     meter = Meter(outbox, service="chat", telemetry=Telemetry("chat"), prices=_TABLE)
     with meter.open(a_call(), type="chat") as account:
-        account.event.model = "m"
+        account.record.model = "m"
         account.attempt("openai")
-        account.count(TokenCounts(uncached_input=2, text_output=3, total=5), source=source)
+        account.count({Unit.UNCACHED_INPUT: 2, Unit.TEXT_OUTPUT: 3}, source=source)
         account.settle(Outcome.COMPLETED, status=200)
     (event,) = outbox.events
     assert costs(event) == (5_000, 30_000, 0, True)
@@ -170,10 +177,10 @@ def written(tmp_path: Path, text: str) -> Path:
 def test_the_shipped_table_is_good() -> None:
     table = read(SHIPPED)
     assert table.version
-    event = UsageEvent(provider="openai", model="gpt-4o", uncached_input_tokens=10**6, text_output_tokens=10**6)
+    event = a_record(provider="openai", model="gpt-4o", uncached_input_tokens=10**6, text_output_tokens=10**6)
     table.charge(event)
     assert costs(event) == (2_500_000_000, 10_000_000_000, 0, True)
-    sandbox = UsageEvent(provider="sandbox", model="gpt-4o", uncached_input_tokens=1)
+    sandbox = a_record(provider="sandbox", model="gpt-4o", uncached_input_tokens=1)
     table.charge(sandbox)
     assert not sandbox.priced
 
@@ -198,7 +205,7 @@ models:
     )
     assert table.version == "2026-06-01"
     for name in ("m", "m-1", "m-2"):
-        event = UsageEvent(provider="p", model=name, uncached_input_tokens=30, reasoning_tokens=1, ocr_pages=4)
+        event = a_record(provider="p", model=name, uncached_input_tokens=30, reasoning_tokens=1, ocr_pages=4)
         table.charge(event)
         assert costs(event) == (3000, 100_000_000, 0, True)
 

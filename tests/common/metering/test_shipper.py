@@ -13,9 +13,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from common.metering.outbox import DiskOutbox
+from common.metering.record import Outcome
 from common.metering.shipper import Shipper
 from common.serving.interceptor import Context
-from tests.common.builders import number_of, usage_event
+from tests.common.builders import usage_record
 from tests.common.running import SERVICE_KEY
 from turnpike.usage.v1 import ingest_pb2, ingest_pb2_grpc
 
@@ -64,6 +65,10 @@ class Ingest(ingest_pb2_grpc.UsageIngestServiceServicer):
         return [number_of(event) for batch in self.batches for event in batch.events]
 
 
+def number_of(event: ingest_pb2.UsageEvent) -> int:
+    return int.from_bytes(event.event_id, "big")
+
+
 @contextlib.asynccontextmanager
 async def served(ingest: Ingest, *, port: int = 0) -> AsyncIterator[int]:
     server = grpc.aio.server()
@@ -100,10 +105,10 @@ def outbox(tmp_path: Path) -> DiskOutbox:
 
 def settle(outbox: DiskOutbox, *numbers: int) -> None:
     for number in numbers:
-        event = usage_event(number)
-        outbox.intend(event)
-        event.outcome = ingest_pb2.OUTCOME_COMPLETED
-        outbox.settle(event)
+        record = usage_record(number)
+        outbox.intend(record)
+        record.outcome = Outcome.COMPLETED
+        outbox.settle(record)
 
 
 async def test_events_arrive_in_order_with_the_service_key_and_leave_the_outbox(outbox: DiskOutbox) -> None:
@@ -223,7 +228,7 @@ async def test_an_event_that_is_refused_for_what_it_says_holds_up_no_other(outbo
             await ingest.wait_for([9])
     assert ingest.numbers == [0, 1, 2, 4, 5, 6, 7, 8, 9]
     assert outbox.depth == 0
-    assert usage_event(3).request_id.encode() in (tmp_path / "rejected").read_bytes()
+    assert usage_record(3).request_id.encode() in (tmp_path / "rejected").read_bytes()
     assert logs[-1]["event"] == "a usage event was set aside"
 
 

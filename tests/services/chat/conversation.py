@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from common.metering.account import Meter
-from common.metering.outbox import FakeOutbox, Outbox
+from common.metering.account import Meter, Outbox
+from common.metering.record import UsageRecord
+from common.metering.units import Unit
 from common.providers.provider import FakeAnswer, FakeProvider
 from common.reply import Collected
 from common.routing.router import Router
 from common.telemetry import Telemetry
 from services.chat.core import Chat, Spawn
 from tests.common.builders import a_call
-from turnpike.usage.v1.ingest_pb2 import Outcome, UsageEvent, UsageSource
+from tests.common.metering.fake_outbox import FakeOutbox
 
 ASK: Final = b'{"model":"gpt","messages":[{"role":"user","content":"12345678"}]}'
 ASK_STREAM: Final = b'{"model":"gpt","messages":[{"role":"user","content":"12345678"}],"stream":true}'
@@ -113,7 +114,7 @@ class Trial:
         return Got(head.status, head.content_type, head.headers, [*reply.pieces, *([last] if last else [])])
 
     @property
-    def event(self) -> UsageEvent:
+    def event(self) -> UsageRecord:
         """The one event."""
         (only,) = self.outbox.events
         return only
@@ -122,19 +123,19 @@ class Trial:
     def outcome(self) -> tuple[str, int, str]:
         """How the one event says that the request ended."""
         only = self.event
-        return Outcome.Name(only.outcome).removeprefix("OUTCOME_"), only.status, only.error_code
+        return only.outcome.name if only.outcome else "", only.status, only.error_code
 
     @property
     def counts(self) -> tuple[str, int, int, int, int, int, int]:
         """What the one event counts: its source, then the classes, then the total."""
         only = self.event
         return (
-            UsageSource.Name(only.usage_source).removeprefix("USAGE_SOURCE_"),
-            only.uncached_input_tokens,
-            only.cache_read_tokens,
-            only.cache_write_tokens,
-            only.text_output_tokens,
-            only.reasoning_tokens,
+            only.usage_source.name if only.usage_source else "",
+            only.sum_of(Unit.UNCACHED_INPUT),
+            only.sum_of(Unit.CACHE_READ),
+            only.sum_of(Unit.CACHE_WRITE),
+            only.sum_of(Unit.TEXT_OUTPUT),
+            only.sum_of(Unit.REASONING),
             only.total_tokens,
         )
 

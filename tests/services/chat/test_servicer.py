@@ -515,8 +515,8 @@ async def test_the_same_chat_over_both_faces_leaves_the_same_event_but_for_its_p
     method = "StreamChat" if streamed else "CompleteChat"
     assert (typed.method, typed.path) == ("GRPC", f"/turnpike.chat.v1.ChatService/{method}")
     for each in (typed, http):
-        for name in ("event_id", "method", "path", "latency_ms", "first_byte_ms", "bytes_in"):
-            each.ClearField(name)
+        each.event_id, each.method, each.path = b"", "", ""
+        each.latency_ms = each.first_byte_ms = each.bytes_in = 0
     assert typed == http
     assert faces.trial.provider.asked[1][0] == body
 

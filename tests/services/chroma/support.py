@@ -22,12 +22,12 @@ from common.errors import Unauthenticated
 from common.identity.principal import Kind, Principal
 from common.logs import NullCallLog
 from common.metering.account import Meter
-from common.metering.outbox import FakeOutbox
 from common.telemetry import Telemetry
 from common.upstream.http import HttpClient, Timers
 from services.chroma.__main__ import server_of
 from services.chroma.core import Chroma
 from services.chroma.upstream import HttpUpstream, Upstream
+from tests.common.metering.fake_outbox import FakeOutbox
 from tests.e2e.stack import bounded
 from turnpike.chroma.v1 import chroma_http_pb2_grpc, chroma_pb2, chroma_pb2_grpc
 

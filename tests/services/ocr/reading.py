@@ -14,7 +14,8 @@ from pydantic import SecretStr
 from common.identity.principal import Kind, Principal
 from common.logs import NullCallLog
 from common.metering.account import Meter
-from common.metering.outbox import FakeOutbox
+from common.metering.record import UsageRecord
+from common.metering.units import Unit
 from common.providers.provider import FakeAnswer, FakeProvider
 from common.reply import Collected
 from common.request import Call
@@ -27,9 +28,9 @@ from common.telemetry import Telemetry
 from services.ocr.core import Ocr
 from services.ocr.servicer import PASSED_THROUGH, REQUIREMENTS, SERVICES, OcrHttpServicer, OcrServicer
 from tests.common.identity.fake_authenticator import FakeAuthenticator
+from tests.common.metering.fake_outbox import FakeOutbox
 from turnpike.ocr.v1.ocr_http_pb2_grpc import add_OcrHttpServiceServicer_to_server
 from turnpike.ocr.v1.ocr_pb2_grpc import add_OcrServiceServicer_to_server
-from turnpike.usage.v1.ingest_pb2 import Outcome, UsageEvent, UsageSource
 
 DEFAULT_MODEL: Final = "ocr-of-the-house"
 ASK: Final = b'{"model": "m", "document": {"type": "document_url", "document_url": "https://x.test/a.pdf"}}'
@@ -103,7 +104,7 @@ class Trial:
         return body
 
     @property
-    def event(self) -> UsageEvent:
+    def event(self) -> UsageRecord:
         """The one event."""
         (only,) = self.outbox.events
         return only
@@ -112,12 +113,12 @@ class Trial:
     def outcome(self) -> tuple[str, int, str]:
         """How the one event says that the request ended."""
         only = self.event
-        return Outcome.Name(only.outcome).removeprefix("OUTCOME_"), only.status, only.error_code
+        return only.outcome.name if only.outcome else "", only.status, only.error_code
 
     @property
     def pages(self) -> tuple[str, int]:
         """How many pages the one event counts, and by whose word."""
-        return UsageSource.Name(self.event.usage_source).removeprefix("USAGE_SOURCE_"), self.event.ocr_pages
+        return self.event.usage_source.name if self.event.usage_source else "", self.event.sum_of(Unit.PAGES)
 
 
 @contextlib.asynccontextmanager

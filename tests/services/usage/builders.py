@@ -87,7 +87,8 @@ def crashed(completed: Event) -> Event:
 
 def message(of: Event) -> ingest_pb2.UsageEvent:
     """Make the event's protobuf message."""
-    return ingest_pb2.UsageEvent(**{name: value for name, value in of._asdict().items() if value is not None})
+    fields = {name: value for name, value in of._asdict().items() if value is not None}
+    return ingest_pb2.UsageEvent(**fields | {"attempts": [ingest_pb2.Attempt()] * of.attempts})
 
 
 def batch_ids() -> Iterator[str]:
