@@ -33,9 +33,10 @@ ifeq ($(CHROMA_BASE_URL)$(CHROMA_API_BASE),)
 CHROMA_SERVER := $(VENV)/chroma
 endif
 
+# Google's protos come with the package googleapis-common-protos.
 gen/turnpike.pb: $(VENV)/runtime $(PROTOS)
 	@rm -rf gen && mkdir -p gen
-	$(BIN)/python -m grpc_tools.protoc -I proto --include_imports --include_source_info --descriptor_set_out=gen/turnpike.pb.new \
+	$(BIN)/python -m grpc_tools.protoc -I proto -I $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') --include_imports --include_source_info --descriptor_set_out=gen/turnpike.pb.new \
 		--python_out=gen --grpc_python_out=gen --mypy_out=quiet:gen --mypy_grpc_out=quiet,only_async:gen \
 		--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc $(PROTOS)
 	@mv gen/turnpike.pb.new gen/turnpike.pb
@@ -56,7 +57,7 @@ explore: setup ## property tests with new examples
 lint: setup ## ruff and buf
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	cd proto && ../$(BIN)/buf lint
+	$(BIN)/buf lint gen/turnpike.pb#format=binpb --config proto/buf.yaml
 
 format: setup ## format the code
 	$(BIN)/ruff format .

@@ -139,14 +139,7 @@ def _environment(ports: Ports, *, state: Path, secret: str) -> Mapping[str, str]
 
 
 def _envoy(target: Path, *, port: int, admin: int, backends: Mapping[str, int]) -> list[str]:
-    config = write_envoy(
-        REPOSITORY / "deploy" / "envoy",
-        target=target,
-        repository=REPOSITORY,
-        port=port,
-        admin_port=admin,
-        backends=backends,
-    )
+    config = write_envoy(target, port=port, admin_port=admin, backends=backends)
     flags = ["--disable-hot-restart", "--log-level", "warning", "--concurrency", str(min(2, os.cpu_count() or 1))]
     return [str(envoy_binary(None)), "-c", str(config), *flags]
 

@@ -16,7 +16,7 @@ S = TypeVar("S", bound=BaseSettings)
 MAX_BODY_BYTES = 32 * 1024 * 1024
 """The largest request body."""
 MAX_MESSAGE_BYTES = MAX_BODY_BYTES + 64 * 1024
-"""The same with what protobuf adds; deploy/envoy/envoy.yaml has the same number, and a test compares them."""
+"""The same with what protobuf adds; Envoy's configuration is rendered with the same number."""
 _HEADER_TEXT: Final = re.compile(r"[\x20-\x7e]+")
 
 

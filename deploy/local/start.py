@@ -59,13 +59,6 @@ def _set_environment(settings: LocalSettings, *, state: Path) -> None:
 def _envoy_config(settings: LocalSettings, *, state: Path) -> Path:
     ports = settings.ports
     try:
-        return write_envoy(
-            REPOSITORY / "deploy" / "envoy",
-            target=state / "envoy",
-            repository=REPOSITORY,
-            port=ports.envoy,
-            admin_port=ports.admin,
-            backends=ports.services,
-        )
+        return write_envoy(state / "envoy", port=ports.envoy, admin_port=ports.admin, backends=ports.services)
     except ValueError as error:
         raise Refused(str(error)) from None

@@ -3,39 +3,46 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
 
 import pytest
-import yaml
-from google.api import annotations_pb2
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from common.settings import MAX_BODY_BYTES, MAX_MESSAGE_BYTES
-from tests.architecture.source import REPOSITORY, services
+from deploy.envoy.contract import Binding, Service, read_contract
+from deploy.envoy.render import CONTRACT, Places, render
+from deploy.local.config import SERVICES
+from tests.architecture.source import services
+from turnpike.edge.v1 import exposure_pb2
 
 _UNROUTED: Final = ("sandbox", "portal")
 """Services without gRPC."""
+_PLACES: Final = Places(
+    listen=("127.0.0.1", 8080),
+    admin=("127.0.0.1", 9901),
+    services={service.name: ("127.0.0.1", 9) for service in SERVICES},
+)
 
 
-@dataclass(frozen=True)
-class Rpc:
-    """An RPC of the contract, with the requests that Envoy makes it of."""
+def _contract() -> tuple[Service, ...]:
+    return read_contract(CONTRACT.read_bytes())
 
-    service: str
-    name: str
-    http: tuple[tuple[str, str], ...]
-    is_internal: bool
 
-    def __str__(self) -> str:
-        return f"{self.service}/{self.name}"
+def _public() -> list[Service]:
+    return [service for service in _contract() if service.is_public]
 
-    @property
-    def cluster(self) -> str:
-        """The service that serves it, which is the package's name."""
-        return self.service.split(".")[1]
+
+def _internal() -> list[Service]:
+    return [service for service in _contract() if not service.is_public]
+
+
+def _bindings() -> list[tuple[Service, Binding]]:
+    return [(service, binding) for service in _public() for rpc in service.rpcs for binding in rpc.bindings]
+
+
+def _rpcs(found: list[Service]) -> list[str]:
+    return [f"/{service.full_name}/{rpc.name}" for service in found for rpc in service.rpcs]
 
 
 def _sample(template: str) -> str:
@@ -44,35 +51,9 @@ def _sample(template: str) -> str:
     return re.sub(r"\{[^}]+\}|(?<!\*)\*(?!\*)", "some-id", named).replace("**", "a/b")
 
 
-def _bindings(rule: Any) -> Iterator[tuple[str, str]]:
-    kind = rule.WhichOneof("pattern")
-    if kind == "custom":
-        yield rule.custom.kind, rule.custom.path
-    elif kind:
-        yield kind.upper(), getattr(rule, kind)
-    for more in rule.additional_bindings:
-        yield from _bindings(more)
-
-
-def _rpcs() -> list[Rpc]:
-    contract = FileDescriptorSet.FromString((REPOSITORY / "gen" / "turnpike.pb").read_bytes())
-    found = []
-    for file in contract.file:
-        if not file.package.startswith("turnpike."):
-            continue
-        comment = re.search(r"^// (Public|Internal):", (REPOSITORY / "proto" / file.name).read_text(), re.MULTILINE)
-        for service in file.service:
-            assert comment, f"{file.name} does not say whether it is public or internal"
-            for method in service.method:
-                http = tuple(_bindings(method.options.Extensions[annotations_pb2.http]))
-                full_name = f"{file.package}.{service.name}"
-                found.append(Rpc(full_name, method.name, http, comment[1] == "Internal"))
-    return found
-
-
 @cache
 def _envoy() -> dict[str, Any]:
-    return dict(yaml.safe_load((REPOSITORY / "deploy/envoy/envoy.yaml").read_text()))
+    return render(CONTRACT.read_bytes(), places=_PLACES)
 
 
 @cache
@@ -115,36 +96,38 @@ def _route(method: str, path: str) -> dict[str, Any] | None:
     return next((route for route in _routes() if _fits(route["match"], method, path)), None)
 
 
-@pytest.mark.parametrize("rpc", [rpc for rpc in _rpcs() if rpc.http], ids=str)
-def test_every_http_path_of_the_contract_is_routed_to_its_service_and_transcoded(rpc: Rpc) -> None:
-    assert rpc.service in _transcoder()["services"]
-    for method, template in rpc.http:
-        route = _route(method, _sample(template))
-        assert route is not None, f"{method} {template} has no route"
-        assert route.get("route", {}).get("cluster") == rpc.cluster, f"{method} {template}"
-
-
-def _is_for_native_clients(rpc: Rpc) -> bool:
-    return not rpc.is_internal and not rpc.service.endswith("HttpService")
-
-
-@pytest.mark.parametrize("rpc", [rpc for rpc in _rpcs() if _is_for_native_clients(rpc)], ids=str)
-def test_every_public_rpc_is_routed_for_native_clients(rpc: Rpc) -> None:
-    route = _route("POST", f"/{rpc.service}/{rpc.name}")
+@pytest.mark.parametrize(("service", "binding"), _bindings(), ids=lambda each: getattr(each, "name", None))
+def test_every_http_path_of_the_contract_is_routed_to_its_service_and_transcoded(
+    service: Service, binding: Binding
+) -> None:
+    assert service.full_name in _transcoder()["services"]
+    route = _route(binding.method, _sample(binding.path.text))
     assert route is not None
-    assert route["route"]["cluster"] == rpc.cluster
+    assert route.get("route", {}).get("cluster") == service.cluster
 
 
-@pytest.mark.parametrize("rpc", [rpc for rpc in _rpcs() if rpc.is_internal], ids=str)
-def test_no_internal_rpc_is_reachable_through_the_edge(rpc: Rpc) -> None:
-    assert rpc.http == ()
-    assert rpc.service not in _transcoder()["services"]
+@pytest.mark.parametrize("rpc", _rpcs([service for service in _public() if service.is_for_grpc_callers]))
+def test_every_public_rpc_is_routed_for_native_clients(rpc: str) -> None:
+    route = _route("POST", rpc)
+    assert route is not None
+    assert route["route"]["cluster"] == rpc.split(".")[1]
+
+
+@pytest.mark.parametrize("rpc", _rpcs(_internal()))
+def test_no_internal_rpc_is_reachable_through_the_edge(rpc: str) -> None:
+    assert rpc.split("/")[1] not in _transcoder()["services"]
     for method in ("POST", "GET", "PUT", "OPTIONS"):
-        assert _route(method, f"/{rpc.service}/{rpc.name}") is None
+        assert _route(method, rpc) is None
 
 
-def test_there_is_an_internal_rpc_to_look_for() -> None:
-    internal = {rpc.service for rpc in _rpcs() if rpc.is_internal}
+def test_every_service_says_who_may_call_it_and_internal_ones_have_no_http_path() -> None:
+    for service in _contract():
+        assert service.exposure != exposure_pb2.EXPOSURE_UNSPECIFIED, service.full_name
+    assert not [rpc.name for service in _internal() for rpc in service.rpcs if rpc.bindings]
+
+
+def test_there_is_an_internal_service_to_look_for() -> None:
+    internal = {service.full_name for service in _internal()}
     assert {"turnpike.auth.v1.AuthService", "turnpike.usage.v1.UsageIngestService"} <= internal
 
 
@@ -154,25 +137,20 @@ def test_what_is_not_in_the_contract_has_no_route(path: str) -> None:
         assert _route(method, path) is None
 
 
-def test_every_transcoded_service_is_in_the_contract() -> None:
-    assert set(_transcoder()["services"]) <= {rpc.service for rpc in _rpcs() if rpc.http}
-
-
 def test_the_edge_and_the_services_take_bodies_of_the_same_size() -> None:
     (host,) = _manager()["route_config"]["virtual_hosts"]
     assert _transcoder()["max_request_body_size"] == MAX_MESSAGE_BYTES
     assert host["request_body_buffer_limit"] == MAX_MESSAGE_BYTES
+    # The services, which say it in their dialect, refuse first.
     assert MAX_BODY_BYTES < MAX_MESSAGE_BYTES
-    assert f"larger than {MAX_BODY_BYTES // 2**20} MiB" in (REPOSITORY / "deploy/envoy/envoy.yaml").read_text()
 
 
 def test_every_cluster_that_is_routed_to_is_a_service_and_has_a_place() -> None:
     routed = {route["route"]["cluster"] for route in _routes() if "route" in route}
-    local = yaml.safe_load((REPOSITORY / "deploy/envoy/clusters.local.yaml").read_text())
-    placed = {cluster["name"] for cluster in local["resources"]}
+    placed = {cluster["name"] for cluster in _envoy()["static_resources"]["clusters"]}
     assert routed <= set(services()) - set(_UNROUTED)
-    assert routed <= placed
+    assert routed == placed
 
 
 def test_every_service_with_rpcs_is_in_the_contract() -> None:
-    assert {rpc.cluster for rpc in _rpcs()} >= set(services()) - set(_UNROUTED)
+    assert {service.cluster for service in _contract()} >= set(services()) - set(_UNROUTED)

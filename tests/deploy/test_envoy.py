@@ -1,143 +1,190 @@
-"""The laptop's Envoy files are those of every deployment, with other addresses."""
+"""Envoy's configuration is rendered from the contract: a path that is added to a proto is routed."""
 
 from __future__ import annotations
 
-import copy
 import json
 import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
+from deploy.envoy.paths import PathTemplate
+from deploy.envoy.render import CONTRACT, Places, render
+from deploy.envoy.template import fill
 from deploy.local.config import REPOSITORY
-from deploy.local.envoy import local_bootstrap, local_clusters, write_envoy
+from deploy.local.envoy import write_envoy
 from deploy.local.preflight import envoy_binary
 
-BACKENDS = {"auth": 18181, "chat": 18182, "usage": 18183}
-BOOTSTRAP: dict[str, Any] = yaml.safe_load("""
-admin:
-  address: {socket_address: {address: 0.0.0.0, port_value: 9901}}
-dynamic_resources:
-  cds_config:
-    path_config_source: {path: deploy/envoy/clusters.k8s.yaml}
-static_resources:
-  listeners:
-    - name: public
-      address: {socket_address: {address: 0.0.0.0, port_value: 8080}}
-      filter_chains:
-        - filters:
-            - routes:
-                - match: {path: /v1/usage}
-              access_log: {path: /dev/stdout}
-              lua: {default_source_code: {filename: deploy/envoy/edge.lua}}
-              transcoder: {proto_descriptor: gen/turnpike.pb}
-              label: {path: chat}
-""")
-CLUSTERS: dict[str, Any] = yaml.safe_load("""
-resources:
-  - name: auth
-    load_assignment:
-      endpoints:
-        - lb_endpoints: [{endpoint: {address: {socket_address: {address: auth, port_value: 1}}}}]
-  - name: chat
-    load_assignment:
-      endpoints:
-        - lb_endpoints: [{endpoint: {address: {socket_address: {address: chat, port_value: 2}}}}]
-  - name: telemetry
-    load_assignment:
-      endpoints:
-        - lb_endpoints: [{endpoint: {address: {socket_address: {address: otel, port_value: 4317}}}}]
-""")
+BACKENDS = {"auth": 18181, "chat": 18182, "chroma": 18183, "ocr": 18184, "usage": 18185}
+PLACES = Places(
+    listen=("0.0.0.0", 8080),  # noqa: S104 - as in a container; nothing listens here
+    admin=("127.0.0.1", 9901),
+    services={"chat": ("chat.example", 8082), "weather": ("127.0.0.1", 8090)},
+)
+WEATHER = """
+syntax = "proto3";
+package turnpike.weather.v1;
+import "google/api/annotations.proto";
+import "google/api/httpbody.proto";
+import "turnpike/edge/v1/exposure.proto";
+service WeatherService {
+  option (turnpike.edge.v1.exposure) = EXPOSURE_PUBLIC;
+  rpc GetForecast(Place) returns (Forecast) {
+    option (google.api.http) = {
+      get: "/v1/weather/{city}/forecast"
+      additional_bindings: {delete: "/v1/weather/{city}/forecast"}
+    };
+  }
+  rpc ListCities(Place) returns (Forecast) { option (google.api.http) = {get: "/v1/weather/cities"}; }
+}
+service WeatherHttpService {
+  option (turnpike.edge.v1.exposure) = EXPOSURE_PUBLIC;
+  rpc Report(google.api.HttpBody) returns (google.api.HttpBody) {
+    option (google.api.http) = {post: "/v1/weather/**" body: "*"};
+  }
+}
+service WeatherIngestService {
+  rpc Store(Place) returns (Forecast) { option (google.api.http) = {get: "/v1/ingest"}; }
+}
+message Place { string city = 1; }
+message Forecast { string text = 1; }
+"""
 
 
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    for name in ("deploy/envoy/edge.lua", "gen/turnpike.pb"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    return tmp_path
+def compiled(directory: Path, text: str) -> bytes:
+    """Return the descriptors of a proto, as `make proto` would write them."""
+    (directory / "weather.proto").write_text(text)
+    includes = [directory, REPOSITORY / "proto", Path(sysconfig.get_path("purelib"))]
+    command = [sys.executable, "-m", "grpc_tools.protoc", *(f"-I{path}" for path in includes)]
+    command += ["--include_imports", f"--descriptor_set_out={directory / 'set.pb'}", "weather.proto"]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return (directory / "set.pb").read_bytes()
 
 
-def derived(bootstrap: dict[str, Any], repository: Path) -> dict[str, Any]:
-    return local_bootstrap(
-        bootstrap, repository=repository, port=28080, admin_port=28180, clusters_file=Path("/state/clusters.json")
-    )
+def manager(config: dict[str, Any]) -> dict[str, Any]:
+    (listener,) = config["static_resources"]["listeners"]
+    found: dict[str, Any] = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    return found
 
 
-def test_listener_and_admin_page_listen_on_this_machine_only(repository: Path) -> None:
-    local = derived(BOOTSTRAP, repository)
-    listener = local["static_resources"]["listeners"][0]["address"]["socket_address"]
+def routes(config: dict[str, Any]) -> list[dict[str, Any]]:
+    (host,) = manager(config)["route_config"]["virtual_hosts"]
+    found: list[dict[str, Any]] = host["routes"]
+    return found
+
+
+def matches(config: dict[str, Any], *, cluster: str) -> list[Any]:
+    return [route["match"] for route in routes(config) if route.get("route", {}).get("cluster") == cluster]
+
+
+def method(regex: str) -> dict[str, Any]:
+    return {"name": ":method", "string_match": {"safe_regex": {"regex": regex}}}
+
+
+@pytest.fixture(scope="module")
+def weather(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    descriptors = compiled(tmp_path_factory.mktemp("weather"), WEATHER)
+    return render(descriptors, places=PLACES)
+
+
+def test_a_path_added_to_a_proto_is_routed_the_most_specific_first(weather: dict[str, Any]) -> None:
+    assert matches(weather, cluster="weather") == [
+        {"path": "/v1/weather/cities", "headers": [method("GET")]},
+        {"safe_regex": {"regex": "/v1/weather/[^/]+/forecast"}, "headers": [method("GET|DELETE")]},
+        {"safe_regex": {"regex": "/v1/weather(/.*)?"}, "headers": [method("POST")]},
+        {"prefix": "/turnpike.weather.v1.WeatherService/"},
+    ]
+
+
+def test_its_other_methods_are_405_with_allow(weather: dict[str, Any]) -> None:
+    refused = {
+        route["match"].get("path") or route["match"]["safe_regex"]["regex"]: route["response_headers_to_add"][0]
+        for route in routes(weather)
+        if route.get("direct_response", {}).get("status") == 405
+    }
+    assert {path: added["header"]["value"] for path, added in refused.items()} == {
+        "/v1/weather/cities": "GET",
+        "/v1/weather/[^/]+/forecast": "GET, DELETE",
+        "/v1/weather(/.*)?": "POST",
+    }
+
+
+def test_a_service_that_does_not_say_public_is_not_routed(weather: dict[str, Any]) -> None:
+    assert "Ingest" not in json.dumps(routes(weather))
+    assert "/v1/ingest" not in json.dumps(routes(weather))
+    (transcoder,) = (each for each in manager(weather)["http_filters"] if each["name"].endswith("transcoder"))
+    assert transcoder["typed_config"]["services"] == [
+        "turnpike.weather.v1.WeatherHttpService",
+        "turnpike.weather.v1.WeatherService",
+    ]
+
+
+def test_a_service_lies_where_it_is_said_to(weather: dict[str, Any]) -> None:
+    clusters = {cluster["name"]: cluster for cluster in weather["static_resources"]["clusters"]}
+    assert clusters["weather"]["type"] == "STATIC"
+    assert clusters["chat"]["type"] == "STRICT_DNS"
+    (endpoint,) = clusters["chat"]["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    assert endpoint["endpoint"]["address"]["socket_address"] == {"address": "chat.example", "port_value": 8082}
+
+
+def test_a_service_without_an_address_is_named() -> None:
+    with pytest.raises(ValueError, match="auth has no address"):
+        render(CONTRACT.read_bytes(), places=PLACES)
+
+
+def test_a_path_of_two_services_is_refused(tmp_path: Path) -> None:
+    descriptors = compiled(tmp_path, WEATHER.replace("/v1/weather/cities", "/v1/usage"))
+    files = FileDescriptorSet.FromString(descriptors)
+    files.MergeFromString(CONTRACT.read_bytes())
+    with pytest.raises(ValueError, match="GET /v1/usage belongs to weather and usage"):
+        render(files.SerializeToString(), places=PLACES)
+
+
+@pytest.mark.parametrize(
+    ("template", "regex"),
+    [
+        ("/v1/usage", "/v1/usage"),
+        ("/v1/a.b/{x}", r"/v1/a\.b/[^/]+"),
+        ("/v1/{x}:cancel", "/v1/[^/]+:cancel"),
+        ("/v1/models/{id=**}", "/v1/models(/.*)?"),
+        ("/v1/{name=accounts/*}/ai", "/v1/accounts/[^/]+/ai"),
+    ],
+)
+def test_a_template_is_a_regular_expression(template: str, regex: str) -> None:
+    assert PathTemplate(template).regex == regex
+
+
+def test_a_placeholder_without_a_value_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        fill({"a": ["${unknown}"]}, {})
+
+
+def test_a_laptop_listens_to_itself_only(tmp_path: Path) -> None:
+    path = write_envoy(tmp_path, port=28080, admin_port=28180, backends=BACKENDS)
+    config = json.loads(path.read_text())
+    listener = config["static_resources"]["listeners"][0]["address"]["socket_address"]
     assert listener == {"address": "127.0.0.1", "port_value": 28080}
-    assert local["admin"]["address"]["socket_address"] == {"address": "127.0.0.1", "port_value": 28180}
+    assert config["admin"]["address"]["socket_address"] == {"address": "127.0.0.1", "port_value": 28180}
 
 
-def test_clusters_come_from_the_derived_file(repository: Path) -> None:
-    source = derived(BOOTSTRAP, repository)["dynamic_resources"]["cds_config"]["path_config_source"]
-    assert source["path"] == "/state/clusters.json"
-
-
-def test_files_are_absolute_and_other_paths_stay(repository: Path) -> None:
-    part = derived(BOOTSTRAP, repository)["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]
-    assert part["lua"]["default_source_code"]["filename"] == str(repository / "deploy/envoy/edge.lua")
-    assert part["transcoder"]["proto_descriptor"] == str(repository / "gen/turnpike.pb")
-    assert part["routes"][0]["match"]["path"] == "/v1/usage"
-    assert part["access_log"]["path"] == "/dev/stdout"
-    assert part["label"]["path"] == "chat"
-
-
-def test_the_source_is_not_changed(repository: Path) -> None:
-    before = copy.deepcopy(BOOTSTRAP)
-    derived(BOOTSTRAP, repository)
-    assert before == BOOTSTRAP
-
-
-def test_more_than_one_listener_is_refused(repository: Path) -> None:
-    bootstrap = copy.deepcopy(BOOTSTRAP)
-    bootstrap["static_resources"]["listeners"] *= 2
-    with pytest.raises(ValueError, match="2 listeners"):
-        derived(bootstrap, repository)
-
-
-@pytest.mark.parametrize("part", ["admin", "static_resources", "dynamic_resources"])
-def test_a_missing_part_is_named(repository: Path, part: str) -> None:
-    bootstrap = {name: value for name, value in BOOTSTRAP.items() if name != part}
-    with pytest.raises(ValueError, match=part):
-        derived(bootstrap, repository)
-
-
-def test_clusters_get_ports_by_name(repository: Path) -> None:
-    local = local_clusters(CLUSTERS, repository=repository, backends={"auth": 18181, "chat": 18182})
-    ports = {
-        cluster["name"]: cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"][
-            "socket_address"
-        ]
-        for cluster in local["resources"]
-    }
-    assert ports == {
-        "auth": {"address": "127.0.0.1", "port_value": 18181},
-        "chat": {"address": "127.0.0.1", "port_value": 18182},
-        "telemetry": {"address": "otel", "port_value": 4317},
-    }
-
-
-def test_a_backend_without_a_cluster_is_named(repository: Path) -> None:
-    with pytest.raises(ValueError, match="no cluster usage"):
-        local_clusters(CLUSTERS, repository=repository, backends=BACKENDS)
-
-
-def test_envoy_accepts_what_is_derived_from_the_real_files(tmp_path: Path) -> None:
-    path = write_envoy(
-        REPOSITORY / "deploy" / "envoy",
-        target=tmp_path,
-        repository=REPOSITORY,
-        port=28080,
-        admin_port=28180,
-        backends=BACKENDS,
-    )
-    assert json.loads(path.read_text())["admin"]["address"]["socket_address"]["port_value"] == 28180
+def test_envoy_accepts_what_is_rendered(tmp_path: Path) -> None:
+    path = write_envoy(tmp_path, port=28080, admin_port=28180, backends=BACKENDS)
     command = [str(envoy_binary(None)), "--mode", "validate", "-c", str(path), "--disable-hot-restart"]
-    # Somewhere else than the repository, so that a path that stayed relative would fail.
+    # Somewhere else than the repository, so that a relative path would fail.
     checked = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert checked.returncode == 0, checked.stderr
+
+
+def test_the_command_renders_for_any_place(tmp_path: Path) -> None:
+    places = [f"{name}={name}.example:{port}" for name, port in BACKENDS.items()]
+    command = [sys.executable, "-m", "deploy.envoy", "--listen", "0.0.0.0:80", "--output", str(tmp_path / "envoy.json")]
+    subprocess.run([*command, *places], cwd=REPOSITORY, check=True, timeout=60)
+    config = json.loads((tmp_path / "envoy.json").read_text())
+    assert config["static_resources"]["listeners"][0]["address"]["socket_address"]["port_value"] == 80
+    missing = subprocess.run([*command, "chat=chat:1"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert missing.returncode == 2
+    assert "has no address" in missing.stderr

@@ -13,7 +13,7 @@ from typing import Final
 import httpx
 
 from deploy.local.envoy import write_envoy
-from tests.e2e.stack import REPOSITORY, bounded
+from tests.e2e.stack import bounded
 from tests.ports import reserved_ports
 
 _READY_SECONDS: Final = 30.0
@@ -27,14 +27,9 @@ def running_edge(directory: Path, *, service_port: int) -> Iterator[str]:
 
 
 def _running_edge(directory: Path, *, port: int, admin_port: int, service_port: int) -> Iterator[str]:
-    bootstrap = write_envoy(
-        REPOSITORY / "deploy" / "envoy",
-        target=directory,
-        repository=REPOSITORY,
-        port=port,
-        admin_port=admin_port,
-        backends={"chroma": service_port},
-    )
+    # Nothing here asks the other services.
+    backends = {**dict.fromkeys(("auth", "chat", "ocr", "usage"), 9), "chroma": service_port}
+    bootstrap = write_envoy(directory, port=port, admin_port=admin_port, backends=backends)
     envoy = Path(sys.executable).with_name("envoy")
     flags = ["--disable-hot-restart", "--log-level", "warning", "--concurrency", "1"]
     with (directory / "log").open("wb") as log:

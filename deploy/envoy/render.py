@@ -1,0 +1,62 @@
+"""Renders Envoy's whole configuration from the contract, the table and the template."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from common.settings import MAX_MESSAGE_BYTES
+from deploy.envoy import policy
+from deploy.envoy.clusters import Address, clusters
+from deploy.envoy.contract import read_contract, without_comments
+from deploy.envoy.replies import local_reply_config
+from deploy.envoy.routes import clusters_of, routes, transcoded_services
+from deploy.envoy.template import fill
+
+_HERE = Path(__file__).parent
+CONTRACT = _HERE.parents[1] / "gen" / "turnpike.pb"
+"""The descriptors that `make proto` writes."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where Envoy listens, and where the services do."""
+
+    listen: Address
+    admin: Address
+    services: Mapping[str, Address]
+
+
+def render(descriptors: bytes, *, places: Places) -> dict[str, Any]:
+    """Return Envoy's bootstrap configuration.
+
+    ``descriptors`` is a serialized FileDescriptorSet with all imports. Raises ValueError when a service that the
+    contract routes has no address, or when two services claim the same path.
+    """
+    contract = read_contract(descriptors)
+    values = {
+        "listen_host": places.listen[0],
+        "listen_port": places.listen[1],
+        "admin_host": places.admin[0],
+        "admin_port": places.admin[1],
+        "routes": routes(contract, policy.SERVICES),
+        "local_replies": local_reply_config(policy.DIALECTS, default=policy.DEFAULT_DIALECT),
+        "transcoded_services": transcoded_services(contract),
+        "descriptors": base64.b64encode(without_comments(descriptors)).decode("ascii"),
+        "lua": (_HERE / "edge.lua").read_text(),
+        "body_bytes": MAX_MESSAGE_BYTES,
+        "clusters": clusters(clusters_of(contract), addresses=places.services),
+    }
+    filled: dict[str, Any] = fill(yaml.safe_load((_HERE / "envoy.yaml").read_text()), values)
+    return filled
+
+
+def write(target: Path, *, places: Places, contract: Path = CONTRACT) -> None:
+    """Write the configuration as JSON, which leaves no doubt about types; raises as ``render`` does."""
+    target.write_text(json.dumps(render(contract.read_bytes(), places=places), indent=1) + "\n")
