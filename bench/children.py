@@ -11,7 +11,8 @@ from pathlib import Path
 
 from deploy.local.tether import tether
 
-_STOP_SECONDS = 10.0
+# A gateway stops its own children one after the other.
+_STOP_SECONDS = 45.0
 _SHOWN_LINES = 15
 
 
@@ -20,13 +21,11 @@ class ChildDied(Exception):
 
 
 class Children:
-    """Starts processes with one environment; leaving it as a context manager stops them, the last one first."""
+    """Starts processes; leaving it as a context manager stops them, the last one first."""
 
-    def __init__(self, *, logs: Path, directory: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, *, logs: Path, directory: Path) -> None:
         self._logs = logs
         self._directory = directory
-        self._environment = dict(environment)
-        self._commands: dict[str, Sequence[str]] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Children:
@@ -45,25 +44,25 @@ class Children:
                 process.kill()
                 process.wait()
 
-    def start(self, name: str, command: Sequence[str]) -> None:
-        """Start a process; a SIGKILL of this one ends it, too."""
-        self._commands[name] = command
+    def start(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        directory: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start a process, by default in the run's directory and environment; a SIGKILL of this one ends it, too."""
         with self._log(name).open("ab") as log:
             self._processes[name] = subprocess.Popen(
                 command,
-                cwd=self._directory,
-                env=self._environment,
+                cwd=directory or self._directory,
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 preexec_fn=partial(tether, signal.SIGKILL, parent=os.getpid()),  # noqa: PLW1509 - forks in the main thread
             )
-
-    def kill_and_start_again(self, name: str) -> None:
-        """Send a SIGKILL and start the same command."""
-        self._processes[name].kill()
-        self._processes[name].wait()
-        self.start(name, self._commands[name])
 
     def pid(self, name: str) -> int:
         """Return the process id."""

@@ -12,7 +12,7 @@ import uvloop
 
 from bench.connection import Answer, Connection
 from bench.load import Found, Load, percentiles
-from bench.messages import ANSWER, QUESTION, http_request, stream_answer, stream_question
+from bench.messages import ANSWER, http_request, question, stream_answer, stream_question
 
 _SHOWN_BYTES = 300
 
@@ -21,10 +21,11 @@ class _Generator:
     """Keeps every connection busy until the load is done; the first wrong answer ends it."""
 
     def __init__(self, load: Load) -> None:
-        body = stream_question(events=load.events, rate=load.rate) if load.events else QUESTION
+        streamed = load.events > 0
+        body = stream_question(events=load.events, rate=load.rate) if streamed else question(body_bytes=load.body_bytes)
         self._load = load
         self._request = http_request(body, credential=load.credential)
-        self._right = stream_answer(events=load.events) if load.events else ANSWER
+        self._right = stream_answer(events=load.events) if streamed else ANSWER
         self._idle: list[Connection] = []
         self._all_idle = asyncio.Event()
         self._left = load.total or sys.maxsize

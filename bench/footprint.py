@@ -1,63 +1,105 @@
-"""What requests and events cost each process in CPU time, and whether its memory grows with them."""
+"""What requests cost each process in CPU time, whether its memory grows with them, and what an idle stack holds."""
 
 from __future__ import annotations
 
 import asyncio
+import tempfile
+from pathlib import Path
 from statistics import median, quantiles
+from typing import Final
 
+from bench.children import Children
+from bench.comparison import Comparison, Metric, Sample
 from bench.cost import Memory, cpu_seconds, memory, slope, used
+from bench.gateway import SERVICES, Gateway
 from bench.plan import Plan
 from bench.report import Row
-from bench.stack import SERVICES, Stack
+from bench.stack import GATEWAY_PORTS, NO_CHROMA, Stack, start_gateway
+from tests.ports import reserved_ports
 
-_UNIT = 10_000
-_EVENTS = 100
-_STREAMS = 300
-_SAMPLES = 30
+_UNIT: Final = 10_000
+_SAMPLES: Final = 30
 # The shipper looks once a second, and the usage service needs a moment to store what it got.
-_SETTLE_SECONDS = 2.5
-_GROWTH_MIB_AT_MOST = 1.0
-_GROWTH_SHARE_AT_MOST = 0.02
+_SETTLE_SECONDS: Final = 2.5
+_GROWTH_MIB_AT_MOST: Final = 1.0
+_GROWTH_SHARE_AT_MOST: Final = 0.02
+_IDLE_SECONDS: Final = 5.0
+_SERVICE_MIB_AT_MOST: Final = 80.0
+_STACK_MIB_AT_MOST: Final = 700.0
+_NO_LIMIT: Final = ("usage", "envoy", "starter")
+"""Processes of a stack that are no Python service with a limit of its own."""
 
 
-async def cpu(stack: Stack, plan: Plan) -> list[Row]:
-    """Measure CPU seconds for each 10,000 requests and for each 10,000 events."""
-    requests = await _cost(stack, units=plan.cost_requests / _UNIT, connections=32, total=plan.cost_requests)
-    units = _STREAMS * _EVENTS / _UNIT
-    events = await _cost(stack, units=units, connections=_STREAMS, waves=1, events=_EVENTS, rate=50)
-    return [
-        Row("CPU seconds for 10,000 requests", _each(requests)),
-        Row(f"CPU seconds for 10,000 events, with the {_UNIT // _EVENTS} requests that ask for them", _each(events)),
-    ]
+async def _cpu(_stack: Stack, gateway: Gateway, plan: Plan) -> Sample:
+    pids = gateway.pids()
+    await asyncio.sleep(_SETTLE_SECONDS)
+    before = cpu_seconds(pids)
+    await gateway.load(connections=32, total=plan.cost_requests)
+    await asyncio.sleep(_SETTLE_SECONDS)
+    costs = used(before, cpu_seconds(pids), per=plan.cost_requests / _UNIT)
+    return {**costs, "all four": sum(costs.values())}
+
+
+cpu: Final = Comparison(
+    _cpu, (Metric("all four", f"CPU seconds of the gateway for {_UNIT:,} requests at 32 connections", raw=SERVICES),)
+)
 
 
 async def flat_memory(stack: Stack, plan: Plan) -> list[Row]:
     """Sample each process's memory while requests go through: nine in ten plain ones, the tenth a short stream."""
+    gateway = stack.gateway
     slice_requests = plan.memory_requests // _SAMPLES
-    pids = {name: stack.children.pid(name) for name in SERVICES}
     samples: list[dict[str, Memory]] = []
     # chDB's caches fill for this long, and the other pools until they have seen many calls at once.
-    await stack.gateway(connections=_STREAMS, waves=1, events=_EVENTS, rate=50)
-    await stack.gateway(connections=32, total=max(1, plan.warm_requests - stack.sent))
+    await gateway.load(connections=300, waves=1, events=100, rate=50)
+    await gateway.load(connections=32, total=max(1, plan.warm_requests - gateway.sent))
     for _ in range(_SAMPLES):
-        await stack.gateway(connections=32, total=slice_requests * 9 // 10)
-        await stack.gateway(connections=32, total=slice_requests // 10, events=5, rate=1000)
+        await gateway.load(connections=32, total=slice_requests * 9 // 10)
+        await gateway.load(connections=32, total=slice_requests // 10, events=5, rate=1000)
         await asyncio.sleep(1.0)
-        samples.append(memory(pids))
-    return [_row(name, [sample[name] for sample in samples], requests=plan.memory_requests) for name in SERVICES]
+        samples.append(memory(gateway.pids()))
+    return [_growth(name, [sample[name] for sample in samples], requests=plan.memory_requests) for name in SERVICES]
 
 
-async def _cost(stack: Stack, *, units: float, **load: int) -> dict[str, float]:
-    pids = {name: stack.children.pid(name) for name in (*SERVICES, "upstream")}
-    await asyncio.sleep(_SETTLE_SECONDS)
-    before = cpu_seconds(pids)
-    await stack.gateway(**load)
-    await asyncio.sleep(_SETTLE_SECONDS)
-    return used(before, cpu_seconds(pids), per=units)
+async def idle_memory(stack: Stack, _plan: Plan) -> list[Row]:
+    """Look at the memory of a fresh stack with its defaults, but without Chroma's server, that nobody has used."""
+    with tempfile.TemporaryDirectory(prefix="turnpike-bench-idle-") as directory:
+        path = Path(directory)
+        with reserved_ports(GATEWAY_PORTS) as ports, Children(logs=path, directory=path) as children:
+            gateway = start_gateway(
+                children,
+                "idle",
+                checkout=stack.gateway.checkout,
+                ports=iter(ports),
+                directory=path,
+                settings=NO_CHROMA,
+            )
+            await gateway.wait_until_ready()
+            await asyncio.sleep(_IDLE_SECONDS)
+            found = memory(gateway.processes())
+    resident = {name: each.resident for name, each in sorted(found.items())}
+    largest = max((name for name in resident if name not in _NO_LIMIT), key=resident.__getitem__)
+    whole = sum(resident.values())
+    return [
+        Row(
+            f"idle memory of the largest Python service but usage ({largest}), resident MiB",
+            f"{resident[largest]:.0f}",
+            target=f"<= {_SERVICE_MIB_AT_MOST:g}",
+            passed=resident[largest] <= _SERVICE_MIB_AT_MOST,
+            raw=(_each(resident),),
+        ),
+        Row(
+            "idle memory of the whole stack without Chroma's server, resident MiB",
+            f"{whole:.0f}",
+            target=f"<= {_STACK_MIB_AT_MOST:g}",
+            passed=whole <= _STACK_MIB_AT_MOST,
+            raw=(f"own (USS) {sum(each.own for each in found.values()):.0f} MiB",),
+        ),
+    ]
 
 
-def _each(seconds: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.2f}" for name, value in seconds.items())
+def _each(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.0f}" for name, value in values.items())
 
 
 def _middle_half(values: list[float]) -> float:
@@ -65,7 +107,7 @@ def _middle_half(values: list[float]) -> float:
     return upper - lower
 
 
-def _row(name: str, samples: list[Memory], *, requests: int) -> Row:
+def _growth(name: str, samples: list[Memory], *, requests: int) -> Row:
     own = [sample.own for sample in samples]
     third = len(own) // 3
     first, last = own[:third], own[-third:]

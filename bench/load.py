@@ -38,7 +38,9 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     events: int = 0
     """The events of each answer; 0 for answers that are no streams."""
     rate: int = 0
-    """Events a second."""
+    """Events a second; 0 for full speed."""
+    body_bytes: int = 0
+    """About how large the body of a request without a stream is; 0 for a short one."""
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,12 +16,13 @@ _USAGE: Final = {
     "prompt_tokens_details": {"cached_tokens": 8, "audio_tokens": 0},
     "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
 }
+_MESSAGES: Final = (
+    {"role": "system", "content": "You are a benchmark. Answer in one short paragraph of plain text."},
+    {"role": "user", "content": "Why does a gateway that adds nothing to an answer still take time?"},
+)
 _QUESTION: Final = {
     "model": "bench-1",
-    "messages": [
-        {"role": "system", "content": "You are a benchmark. Answer in one short paragraph of plain text."},
-        {"role": "user", "content": "Why does a gateway that adds nothing to an answer still take time?"},
-    ],
+    "messages": _MESSAGES,
     "temperature": 0.7,
     "max_tokens": 256,
 }
@@ -56,8 +57,15 @@ QUESTION: Final = _json(_QUESTION)
 """The body of a request without a stream."""
 
 
+def question(*, body_bytes: int) -> bytes:
+    """Return a body without a stream of about so many bytes, as a long conversation has; at least QUESTION's."""
+    text = "Once more, with everything that was said before. "
+    long = text * max(0, (body_bytes - len(QUESTION)) // len(text))
+    return _json({**_QUESTION, "messages": [*_MESSAGES, {"role": "user", "content": long}]}) if long else QUESTION
+
+
 def stream_question(*, events: int, rate: int) -> bytes:
-    """Return the body that asks for a stream of ``events`` events, ``rate`` of them a second."""
+    """Return the body that asks for a stream of ``events`` events, ``rate`` of them a second; 0 is full speed."""
     return _json({**_QUESTION, "stream": True, "bench_events": events, "bench_rate": rate})
 
 

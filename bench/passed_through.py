@@ -54,21 +54,25 @@ async def ocr(stack: Stack, plan: Plan) -> list[Row]:
     """Compare an OCR request with a document of 256 KiB."""
     document = "data:application/pdf;base64," + base64.b64encode(random.randbytes(_DOCUMENT_BYTES)).decode()
     body = json.dumps({"model": "bench-1", "document": {"type": "document_url", "document_url": document}}).encode()
-    sides = (_Side(stack.ports.envoy, token=stack.token), _Side(stack.ports.sandbox))
+    sides = (_Side(stack.gateway.port, token=stack.gateway.credential), _Side(stack.upstream.port))
     row = await asyncio.to_thread(_compare, "an OCR request of 256 KiB", sides, ("/v1/ocr", "/v1/ocr"), body, plan)
-    stack.sent += plan.rounds * _REQUESTS
+    stack.gateway.sent += plan.rounds * _REQUESTS
     return [row]
 
 
 async def chroma(stack: Stack, plan: Plan) -> list[Row]:
     """Compare a query for ten neighbours among a thousand records, each side with a collection of its own."""
-    sides = (_Side(stack.ports.envoy, prefix="/v1/chroma", token=stack.token), _Side(stack.ports.chroma_server))
+    gateway = stack.gateway
+    sides = (
+        _Side(gateway.port, prefix="/v1/chroma", token=gateway.credential),
+        _Side(gateway.chroma_server_port),
+    )
     vectors = [[random.random() for _ in range(_DIMENSIONS)] for _ in range(_RECORDS)]
     paths = [await asyncio.to_thread(_collection, side, vectors) for side in sides]
     # Two requests made the collection, and identity made the database that it is in.
     body = json.dumps({"query_embeddings": vectors[:1], "n_results": 10}).encode()
     row = await asyncio.to_thread(_compare, "a Chroma query", sides, (paths[0], paths[1]), body, plan)
-    stack.sent += plan.rounds * _REQUESTS + 2
+    stack.gateway.sent += plan.rounds * _REQUESTS + 2
     return [row]
 
 

@@ -18,13 +18,18 @@ SHARED = "the load generator and the upstream share the machine's cores with wha
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A result; ``passed`` is None where there is no target, ``raw`` holds the numbers behind the value."""
+    """A result; ``passed`` is None where there is no target, ``raw`` holds the numbers behind the value.
+
+    ``before`` is the other checkout's value in the same run, ``of_before`` the ratio to it, round by round.
+    """
 
     name: str
     value: str
     target: str = ""
     passed: bool | None = None
     raw: Sequence[str] = ()
+    before: str = ""
+    of_before: str = ""
 
     @property
     def verdict(self) -> str:
@@ -45,13 +50,17 @@ def machine() -> str:
 def as_text(row: Row) -> str:
     """Write a row for a terminal."""
     target = f"   target {row.target}" if row.target else ""
-    return "\n".join([f"{row.verdict}  {row.name}: {row.value}{target}", *(f"        {line}" for line in row.raw)])
+    before = [f"before {row.before}, of before {row.of_before}"] if row.before else []
+    lines = [*before, *row.raw]
+    return "\n".join([f"{row.verdict}  {row.name}: {row.value}{target}", *(f"        {line}" for line in lines)])
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
     """Write the rows as a table."""
-    lines = ["| | measured | target | result | raw |", "|---|---|---|---|---|"]
+    lines = ["| | measured | target | result | before | of before | raw |", "|---|---|---|---|---|---|---|"]
     lines += [
-        f"| {row.name} | {row.value} | {row.target} | {row.verdict.strip()} | {'<br>'.join(row.raw)} |" for row in rows
+        f"| {row.name} | {row.value} | {row.target} | {row.verdict.strip()} | {row.before} | {row.of_before} | "
+        f"{'<br>'.join(row.raw)} |"
+        for row in rows
     ]
     return "\n".join(lines)

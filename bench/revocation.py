@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.connection import Answer, Caller
+from bench.gateway import Gateway
 from bench.load import LoadFailed, percentiles
 from bench.messages import QUESTION, http_request
 from bench.plan import Plan
@@ -30,36 +31,36 @@ class _Refusal:
 
 async def revocation(stack: Stack, plan: Plan) -> list[Row]:
     """Delete tokens that chat remembers, and poll until it refuses them."""
-    return [_row("", [await _sample(stack) for _ in range(plan.revocations)])]
+    return [_row("", [await _sample(stack.gateway) for _ in range(plan.revocations)])]
 
 
 async def revocation_after_kill(stack: Stack, plan: Plan) -> list[Row]:
     """Delete with the first DELETE that a killed and restarted auth takes, and once more when all has settled."""
-    at_once = [await _sample(stack, kill=True) for _ in range(plan.kills)]
-    await stack.wait_until_healthy()
-    later = [await _sample(stack) for _ in range(plan.revocations)]
+    at_once = [await _sample(stack.gateway, kill=True) for _ in range(plan.kills)]
+    await stack.gateway.wait_until_ready()
+    later = [await _sample(stack.gateway) for _ in range(plan.revocations)]
     return [
         _row(", by the first DELETE that auth takes after a SIGKILL", at_once),
         _row(", some time after auth was killed and started again", later),
     ]
 
 
-async def _sample(stack: Stack, *, kill: bool = False) -> _Refusal:
-    owner, user = Caller(port=stack.ports.envoy), Caller(port=stack.ports.envoy)
+async def _sample(gateway: Gateway, *, kill: bool = False) -> _Refusal:
+    owner, user = Caller(port=gateway.port), Caller(port=gateway.port)
     try:
-        answer = await owner.ask(http_request(b'{"name":"revoked"}', credential=stack.jwt, path=_TOKENS))
+        answer = await owner.ask(http_request(b'{"name":"revoked"}', credential=gateway.jwt, path=_TOKENS))
         created = json.loads(answer.body)
         question = http_request(QUESTION, credential=created["token"])
         for _ in range(_WARM_REQUESTS):
-            if not await _is_served(user, question=question, stack=stack):
+            if not await _is_served(user, question=question, gateway=gateway):
                 raise LoadFailed("a new token was refused")
         if kill:
-            stack.children.kill_and_start_again("auth")
+            gateway.kill("auth")
         async with asyncio.timeout(_PATIENCE_SECONDS), asyncio.TaskGroup() as tasks:
-            refusal = tasks.create_task(_first_refusal(user, question=question, stack=stack))
-            deletion = tasks.create_task(_deletion(owner, token_id=created["id"], jwt=stack.jwt))
+            refusal = tasks.create_task(_first_refusal(user, question=question, gateway=gateway))
+            deletion = tasks.create_task(_deletion(owner, token_id=created["id"], jwt=gateway.jwt))
         refused, deleted = refusal.result().ended_at, deletion.result()
-        if await _is_served(user, question=question, stack=stack):
+        if await _is_served(user, question=question, gateway=gateway):
             raise LoadFailed("a deleted token worked again after it had been refused")
         return _Refusal(max(0.0, refused - deleted.ended_at), refused - deleted.sent_at)
     except TimeoutError:
@@ -69,25 +70,25 @@ async def _sample(stack: Stack, *, kill: bool = False) -> _Refusal:
         user.close()
 
 
-async def _first_refusal(user: Caller, *, question: bytes, stack: Stack) -> Answer:
+async def _first_refusal(user: Caller, *, question: bytes, gateway: Gateway) -> Answer:
     while True:
         answer = await user.ask(question)
         if answer.status == 401:
             return answer
-        _count(answer, stack=stack)
+        _count(answer, gateway=gateway)
 
 
-async def _is_served(user: Caller, *, question: bytes, stack: Stack) -> bool:
+async def _is_served(user: Caller, *, question: bytes, gateway: Gateway) -> bool:
     answer = await user.ask(question)
     if answer.status == 401:
         return False
-    _count(answer, stack=stack)
+    _count(answer, gateway=gateway)
     return answer.status == 200
 
 
-def _count(answer: Answer, *, stack: Stack) -> None:
+def _count(answer: Answer, *, gateway: Gateway) -> None:
     if answer.status == 200:
-        stack.sent += 1
+        gateway.sent += 1
     elif answer.status != 503:
         # 503: auth is away, and what chat remembered is over.
         raise LoadFailed(f"status {answer.status} while a token was being deleted: {answer.body[:300]!r}")

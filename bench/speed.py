@@ -1,65 +1,70 @@
-"""Requests a second beside the baseline, and the latency that the gateway adds to the upstream's."""
+"""Requests a second beside the baselines, and the latency that the gateway adds to the upstream's."""
 
 from __future__ import annotations
 
 import asyncio
-from statistics import median
+from typing import Final
 
-from bench.load import Found, spread
+from bench.comparison import Comparison, Metric, Sample
+from bench.gateway import Gateway
 from bench.plan import Plan
-from bench.report import Row
 from bench.stack import Stack
 
-_CONNECTIONS = 32
-_RATIO_AT_LEAST = 0.6
-_ADDED_MS_AT_MOST = 2.0
+_CONNECTIONS: Final = 32
 # After a load the usage service still stores what was metered; the other side's round must not pay for it.
-_SETTLE_SECONDS = 1.5
+_SETTLE_SECONDS: Final = 1.5
+_SIDES: Final = ("gateway requests/s", "bare requests/s", "bare on the services' runtime requests/s")
 
 
-async def throughput(stack: Stack, plan: Plan) -> list[Row]:
-    """Compare requests a second at 32 connections with a bare handler behind the same Envoy."""
-    gateway: list[Found] = []
-    bare: list[Found] = []
-    for side in (stack.gateway, stack.bare):
-        await side(connections=_CONNECTIONS, seconds=1.0)
-    for _ in range(plan.rounds):
-        await asyncio.sleep(_SETTLE_SECONDS)
-        bare.append(await stack.bare(connections=_CONNECTIONS, seconds=plan.round_seconds))
-        gateway.append(await stack.gateway(connections=_CONNECTIONS, seconds=plan.round_seconds))
-    upstream = await stack.upstream(connections=_CONNECTIONS, seconds=plan.round_seconds)
-    ratios = [ours.per_second / theirs.per_second for ours, theirs in zip(gateway, bare, strict=True)]
-    row = Row(
-        f"requests/s at {_CONNECTIONS} connections, of a bare grpc.aio handler's",
-        spread(ratios),
-        target=f">= {_RATIO_AT_LEAST}",
-        passed=median(ratios) >= _RATIO_AT_LEAST,
-        raw=(
-            f"gateway {spread([found.per_second for found in gateway], digits=0)} requests/s",
-            f"bare    {spread([found.per_second for found in bare], digits=0)} requests/s",
-            f"upstream alone {upstream.per_second:.0f} requests/s",
-            f"gateway's latency p50 {spread([found.latency['p50'] * 1000 for found in gateway])} ms, "
-            f"p99 {spread([found.latency['p99'] * 1000 for found in gateway])} ms",
+async def _throughput(stack: Stack, gateway: Gateway, plan: Plan) -> Sample:
+    await asyncio.sleep(_SETTLE_SECONDS)
+    shape = {"connections": _CONNECTIONS, "seconds": plan.round_seconds}
+    bare = await stack.bare.load(**shape)
+    ours = await gateway.load(**shape)
+    await asyncio.sleep(_SETTLE_SECONDS)
+    runtime = await stack.bare_on_runtime.load(**shape)
+    sides = zip(_SIDES, (found.per_second for found in (ours, bare, runtime)), strict=True)
+    return {
+        **dict(sides),
+        "of bare": ours.per_second / bare.per_second,
+        "of bare on the services' runtime": ours.per_second / runtime.per_second,
+        "p50 ms": ours.latency["p50"] * 1000,
+        "p99 ms": ours.latency["p99"] * 1000,
+    }
+
+
+async def _latency(stack: Stack, gateway: Gateway, plan: Plan) -> Sample:
+    times = {}
+    for side in (stack.upstream, gateway, stack.bare, stack.plain):
+        found = await side.load(connections=1, total=plan.sequential_requests)
+        times["gateway" if side is gateway else side.name] = found.latency["p50"] * 1000
+    return {f"{name} ms": value for name, value in times.items()} | {"added": times["gateway"] - times["upstream"]}
+
+
+throughput: Final = Comparison(
+    _throughput,
+    (
+        Metric(
+            "of bare",
+            f"requests/s at {_CONNECTIONS} connections, of a bare grpc.aio handler's",
+            at_least=0.7,
+            raw=(*_SIDES, "p50 ms", "p99 ms"),
         ),
-    )
-    return [row]
-
-
-async def added_latency(stack: Stack, plan: Plan) -> list[Row]:
-    """Compare the median latency at one connection with the upstream's own."""
-    gateway: list[float] = []
-    upstream: list[float] = []
-    bare: list[float] = []
-    for _ in range(plan.rounds):
-        for side, times in ((stack.upstream, upstream), (stack.gateway, gateway), (stack.bare, bare)):
-            found = await side(connections=1, total=plan.sequential_requests)
-            times.append(found.latency["p50"] * 1000)
-    added = [ours - theirs for ours, theirs in zip(gateway, upstream, strict=True)]
-    row = Row(
-        "median latency added at 1 connection, ms",
-        spread(added),
-        target=f"<= {_ADDED_MS_AT_MOST:g}",
-        passed=median(added) <= _ADDED_MS_AT_MOST,
-        raw=(f"gateway {spread(gateway)} ms, bare {spread(bare)} ms, upstream alone {spread(upstream)} ms",),
-    )
-    return [row]
+        Metric(
+            "of bare on the services' runtime",
+            f"requests/s at {_CONNECTIONS} connections, of a bare handler's on the services' own runtime",
+            at_least=0.6,
+        ),
+    ),
+)
+added_latency: Final = Comparison(
+    _latency,
+    (
+        Metric(
+            "added",
+            "median latency added at 1 connection, ms",
+            at_most=2.0,
+            raw=("gateway ms", "bare ms", "plain ms", "upstream ms"),
+        ),
+    ),
+)

@@ -1,167 +1,155 @@
-"""What is measured: the gateway, one process of each service, and beside it the upstream and the baseline."""
+"""What is measured: one gateway or two, and beside them the upstream, the baselines and a plain Envoy."""
 
 from __future__ import annotations
 
-import json
-import os
+import asyncio
 import secrets
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Final
 
 import httpx
 
 from bench.children import ChildDied, Children
-from bench.load import Found, Load, run
+from bench.envoys import plain_envoy, same_envoy
+from bench.gateway import Gateway
 from bench.messages import QUESTION
-from deploy.local.config import HOST, REPOSITORY, Ports
-from deploy.local.environment import child_environment, chroma_url
-from deploy.local.envoy import write_envoy
-from deploy.local.health import grpc_serving, http_ok, unfinished
-from deploy.local.jwt import platform_jwt
-from deploy.local.preflight import chroma_binary, envoy_binary
+from bench.side import Side
+from deploy.local.config import HOST, INNER_PORTS, REPOSITORY
+from deploy.local.health import unfinished
 from tests.ports import reserved_ports
 
-SERVICES = ("envoy", "auth", "chat", "usage")
-"""The processes of the gateway."""
-_USER = "bench"
-_HEALTHY_SECONDS = 60.0
-# What a shell needs; a user's keys, proxies and exporters have no place in a measurement.
-_KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH")
+GATEWAY_PORTS: Final = 1 + INNER_PORTS
+"""How many ports a gateway takes."""
+NO_CHROMA: Final = MappingProxyType({"CHROMA_BASE_URL": f"http://{HOST}:9"})
+"""The settings of a stack that runs no Chroma server."""
+_OWN_PORTS: Final = 8
+_ANSWER_SECONDS: Final = 60.0
+_POLL_SECONDS: Final = 0.05
 
 
+@dataclass(frozen=True)
 class Stack:
-    """A running stack; ``sent`` counts the requests that the gateway's upstream has answered through it."""
+    """Everything that runs; ``before`` is the gateway of another checkout, if there is one."""
 
-    def __init__(self, children: Children, *, ports: Ports, bare_port: int, jwt: str) -> None:
-        self.children = children
-        self.ports = ports
-        self.bare_port = bare_port
-        self.jwt = jwt
-        self.token = ""
-        self.sent = 0
+    children: Children
+    gateway: Gateway
+    before: Gateway | None
+    bare: Side
+    """A bare handler on grpc.aio's server, behind an Envoy with the gateway's configuration."""
+    bare_on_runtime: Side
+    """The same on the services' own runtime."""
+    plain: Side
+    """An Envoy that does nothing but pass on, in front of the upstream."""
+    upstream: Side
 
-    async def gateway(self, **load: Any) -> Found:
-        """Run a load through the gateway."""
-        found = await run(Load(port=self.ports.envoy, credential=self.token, **load))
-        self.sent += found.sent
-        self.children.check()
-        return found
-
-    async def bare(self, **load: Any) -> Found:
-        """Run a load through the same Envoy in front of the bare handler."""
-        return await run(Load(port=self.bare_port, credential=self.token, **load))
-
-    async def upstream(self, **load: Any) -> Found:
-        """Run a load straight against the upstream."""
-        return await run(Load(port=self.ports.sandbox, credential=self.token, **load))
-
-    async def wait_until_healthy(self) -> None:
-        """Return when everything serves; raises ChildDied when something does not within a minute."""
-        async with httpx.AsyncClient(trust_env=False) as client:
-            waits = {name: grpc_serving(port) for name, port in self.ports.services.items()}
-            others = {
-                "envoy": http_ok(client, f"http://{HOST}:{self.ports.admin}/ready"),
-                "chroma-server": http_ok(client, f"{chroma_url(self.ports)}/api/v2/heartbeat"),
-            }
-            missing = await unfinished({**waits, **others}, seconds=_HEALTHY_SECONDS)
-        self.children.check()
-        if missing:
-            raise ChildDied(f"not healthy after {_HEALTHY_SECONDS:.0f} s: {', '.join(missing)}")
-
-    async def stored_requests(self) -> int:
-        """Return how many requests of the last hour the usage service knows."""
-        async with self.client() as client:
-            answer = await client.get("/v1/usage", params={"hours": 1})
-            answer.raise_for_status()
-            return int(answer.json()["totals"]["requests"])
-
-    def client(self) -> httpx.AsyncClient:
-        """Return a client of the gateway for what is not measured; its credential is the platform JWT."""
-        headers = {"authorization": f"Bearer {self.jwt}"}
-        return httpx.AsyncClient(base_url=f"http://{HOST}:{self.ports.envoy}", headers=headers, trust_env=False)
-
-    async def open(self) -> None:
-        """Create the token of all loads, and see one answer from everything."""
-        async with self.client() as client:
-            created = await client.post("/v1/api-tokens", json={"name": "bench"})
-            created.raise_for_status()
-            self.token = str(created.json()["token"])
-        for load in (self.gateway, self.bare, self.upstream):
-            await load(connections=1, total=1)
+    @property
+    def gateways(self) -> Sequence[Gateway]:
+        """The gateways in the order in which a round visits them."""
+        return [self.gateway] if self.before is None else [self.before, self.gateway]
 
 
 @asynccontextmanager
-async def running_stack(directory: Path) -> AsyncIterator[Stack]:
+async def running_stack(directory: Path, *, against: Path | None, chroma: bool) -> AsyncIterator[Stack]:
     """Start everything on free ports, with its state under ``directory``; stop it at the end."""
-    for name in ("logs", "envoy", "envoy-bare"):
-        (directory / name).mkdir()
-    with reserved_ports(12) as free:
-        async with _running_stack(directory, free) as stack:
-            yield stack
-
-
-@asynccontextmanager
-async def _running_stack(directory: Path, free: Sequence[int]) -> AsyncIterator[Stack]:
-    ports, bare_port, bare_admin_port, bare_grpc_port = _ports(free)
-    secret = secrets.token_hex(32)
-    environment = _environment(ports, state=directory, secret=secret)
-    with Children(logs=directory / "logs", directory=REPOSITORY, environment=environment) as children:
-        python = [sys.executable, "-m"]
-        children.start("upstream", [*python, "bench.upstream", str(ports.sandbox)])
-        children.start("bare", [*python, "bench.bare", str(bare_grpc_port)])
-        flags = ["run", "--host", HOST, "--port", str(ports.chroma_server), "--path", str(directory / "chroma")]
-        children.start("chroma-server", [str(chroma_binary()), *flags])
-        for name in ports.services:
-            children.start(name, [*python, f"services.{name}"])
-        backends = ports.services
-        children.start("envoy", _envoy(directory / "envoy", port=ports.envoy, admin=ports.admin, backends=backends))
-        bare = {**backends, "chat": bare_grpc_port}
-        command = _envoy(directory / "envoy-bare", port=bare_port, admin=bare_admin_port, backends=bare)
-        children.start("envoy-bare", command)
-        stack = Stack(children, ports=ports, bare_port=bare_port, jwt=platform_jwt(secret, user_id=_USER))
-        await stack.wait_until_healthy()
-        await _wait_for_bare(bare_port)
-        await stack.open()
+    (directory / "logs").mkdir()
+    with (
+        reserved_ports(_OWN_PORTS + 2 * GATEWAY_PORTS) as ports,
+        Children(logs=directory / "logs", directory=REPOSITORY) as children,
+    ):
+        stack = await _started(children, iter(ports), directory=directory, against=against, chroma=chroma)
+        await _open(stack)
         yield stack
 
 
-def _environment(ports: Ports, *, state: Path, secret: str) -> Mapping[str, str]:
-    user = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    known = child_environment(
-        user, ports=ports, state=state, service_key=secrets.token_hex(32), jwt_secret=secret, repository=REPOSITORY
+async def _started(
+    children: Children, ports: Iterator[int], *, directory: Path, against: Path | None, chroma: bool
+) -> Stack:
+    upstream, bare, bare_grpc, runtime, runtime_grpc, plain, *admins = islice(ports, _OWN_PORTS)
+    url = f"http://{HOST}:{upstream}/v1"
+    settings = {
+        "OPENAI_BASE_URL": url,
+        "OPENAI_API_KEY": "sk-bench",
+        "MISTRAL_BASE_URL": url,
+        "MISTRAL_API_KEY": "sk-bench",
+        **({} if chroma else NO_CHROMA),
+    }
+    python = [sys.executable, "-m"]
+    children.start("upstream", [*python, "bench.upstream", str(upstream)])
+    children.start("bare", [*python, "bench.bare", str(bare_grpc)])
+    children.start("bare-on-runtime", [*python, "bench.bare", str(runtime_grpc), "--services-runtime"])
+    children.start("plain", plain_envoy(target=directory / "plain", port=plain, upstream_port=upstream))
+    gateways = [
+        start_gateway(children, name, checkout=checkout, ports=ports, directory=directory, settings=settings)
+        for name, checkout in (("gateway", REPOSITORY), ("before", against))
+        if checkout is not None
+    ]
+    for gateway in gateways:
+        await gateway.wait_until_ready()
+    stack = Stack(
+        children=children,
+        gateway=gateways[0],
+        before=gateways[1] if against else None,
+        bare=Side("bare", port=bare),
+        bare_on_runtime=Side("bare-on-runtime", port=runtime),
+        plain=Side("plain", port=plain),
+        upstream=Side("upstream", port=upstream),
     )
-    url = f"http://{HOST}:{ports.sandbox}/v1"
-    upstream = {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "sk-bench", "MISTRAL_BASE_URL": url}
-    return {**known, **upstream, "CHROMA_BASE_URL": chroma_url(ports), "API_AUTH_REQUIRED": "1"}
+    for side, grpc_port, admin in zip(
+        (stack.bare, stack.bare_on_runtime), (bare_grpc, runtime_grpc), admins, strict=True
+    ):
+        _start_envoy_of_bare(stack, side, directory, grpc_port=grpc_port, admin=admin)
+    return stack
 
 
-def _envoy(target: Path, *, port: int, admin: int, backends: Mapping[str, int]) -> list[str]:
-    config = write_envoy(target, port=port, admin_port=admin, backends=backends)
-    flags = ["--disable-hot-restart", "--log-level", "warning", "--concurrency", str(min(2, os.cpu_count() or 1))]
-    return [str(envoy_binary(None)), "-c", str(config), *flags]
+def start_gateway(
+    children: Children,
+    name: str,
+    *,
+    checkout: Path,
+    ports: Iterator[int],
+    directory: Path,
+    settings: Mapping[str, str],
+) -> Gateway:
+    """Start the gateway of a checkout on the next of ``ports``, with its state under ``directory``."""
+    port, base, *_ = islice(ports, GATEWAY_PORTS)
+    gateway = Gateway(name, checkout=checkout, port=port, port_base=base, jwt_secret=secrets.token_hex(32))
+    gateway.start(children, state=directory / f"{name}-state", settings=settings)
+    return gateway
 
 
-def _ports(free: Sequence[int]) -> tuple[Ports, int, int, int]:
-    """Say what each port is for; the upstream gets the sandbox's."""
-    envoy, admin, auth, chat, usage, upstream, chroma, ocr, chroma_server, *bare = free
-    services = {"auth": auth, "chat": chat, "usage": usage, "chroma": chroma, "ocr": ocr}
-    ports = Ports(envoy=envoy, admin=admin, sandbox=upstream, chroma_server=chroma_server, **services)
-    return ports, bare[0], bare[1], bare[2]
+def _start_envoy_of_bare(stack: Stack, side: Side, directory: Path, *, grpc_port: int, admin: int) -> None:
+    """Start the gateway's Envoy once more in front of a bare handler, with only the ports changed."""
+    gateway = stack.gateway
+    ports = {gateway.port: side.port, gateway.admin_port: admin, gateway.chat_port: grpc_port}
+    command = same_envoy(gateway.pid("envoy"), target=directory / f"envoy-{side.name}", ports=ports)
+    stack.children.start(f"envoy-{side.name}", command)
 
 
-async def _wait_for_bare(port: int) -> None:
-    async def answers() -> None:
-        async with httpx.AsyncClient(trust_env=False) as client:
-            while True:
-                try:
-                    answer = await client.post(f"http://{HOST}:{port}/v1/chat/completions", json=json.loads(QUESTION))
-                    if answer.status_code == httpx.codes.OK:
-                        return
-                except httpx.TransportError:
-                    pass
+async def _open(stack: Stack) -> None:
+    """Give every side its credential, and see one answer from each."""
+    for gateway in stack.gateways:
+        await gateway.create_token()
+    others = (stack.bare, stack.bare_on_runtime, stack.plain, stack.upstream)
+    for side in others:
+        side.credential = stack.gateway.credential
+        if await unfinished({side.name: _answer(side)}, seconds=_ANSWER_SECONDS):
+            stack.children.check()
+            raise ChildDied(f"{side.name} does not answer after {_ANSWER_SECONDS:.0f} s")
+    for each in (*stack.gateways, *others):
+        await each.load(connections=1, total=1)
 
-    if await unfinished({"bare": answers()}, seconds=_HEALTHY_SECONDS):
-        raise ChildDied(f"the baseline does not answer after {_HEALTHY_SECONDS:.0f} s")
+
+async def _answer(side: Side) -> None:
+    async with httpx.AsyncClient(trust_env=False, headers={"authorization": f"Bearer {side.credential}"}) as client:
+        while True:
+            with suppress(httpx.TransportError):
+                answer = await client.post(f"http://{HOST}:{side.port}/v1/chat/completions", content=QUESTION)
+                if answer.status_code == httpx.codes.OK:
+                    return
+            await asyncio.sleep(_POLL_SECONDS)

@@ -17,15 +17,15 @@ _SETTLE_SECONDS = 2.0
 async def stored(stack: Stack, _plan: Plan) -> list[Row]:
     """Compare the events stored with the requests sent, once the outbox had the time to empty."""
     for _ in range(_POLLS_AT_MOST):
-        if await stack.stored_requests() >= stack.sent:
+        if await stack.gateway.stored_requests() >= stack.gateway.sent:
             break
         await asyncio.sleep(_POLL_SECONDS)
     await asyncio.sleep(_SETTLE_SECONDS)
-    events = await stack.stored_requests()
+    events = await stack.gateway.stored_requests()
     row = Row(
         "usage events stored for the requests sent in the whole run",
-        f"{events:,} for {stack.sent:,}",
+        f"{events:,} for {stack.gateway.sent:,}",
         target="equal",
-        passed=events == stack.sent,
+        passed=events == stack.gateway.sent,
     )
     return [row]

@@ -1,63 +1,125 @@
-"""When a stream's first byte comes, and what 300 streams at once take."""
+"""When a stream's first byte comes, what 300 streams at once take, and what 10,000 events cost."""
 
 from __future__ import annotations
 
-from statistics import median
+import asyncio
+from typing import Final
 
-from bench.load import Found, spread
+from bench.comparison import Comparison, Metric, Sample
+from bench.cost import cpu_seconds, used
+from bench.gateway import SERVICES, Gateway
 from bench.plan import Plan
-from bench.report import Row
 from bench.stack import Stack
 
-_LATER_MS_AT_MOST = 5.0
-_TIMES_AT_MOST = 1.15
+_RATE: Final = 50
+_STREAMS: Final = 100
+_EVENTS: Final = 100
+# The shipper looks once a second, and the usage service needs a moment to store what it got.
+_SETTLE_SECONDS: Final = 2.5
+_WAYS: Final = {"one after the other": "each begins when its last one ends", "at once": "all begin at once"}
+_COSTS: Final = (
+    *(*SERVICES, "all four", "plain Envoy alone", "upstream"),
+    *("envoy and chat, times plain Envoy", "seconds of a wave", "seconds of a wave without the gateway"),
+)
 
 
-async def first_byte(stack: Stack, plan: Plan) -> list[Row]:
-    """Compare the first event's arrival with the upstream's own, at 10 streams that begin in the same moment or not."""
-    shape = {"connections": 10, "events": 10, "rate": 50}
-    ways = {
-        "each begins when its last one ends": {"total": 10 * plan.waves},
-        "all begin at once": {"waves": plan.waves},
+async def _first_byte(stack: Stack, gateway: Gateway, plan: Plan) -> Sample:
+    shape = {"connections": 10, "events": 10, "rate": _RATE}
+    sample: dict[str, float] = {}
+    for way, load in zip(_WAYS, ({"total": 10 * plan.waves}, {"waves": plan.waves}), strict=True):
+        upstream, ours = [await side.load(**shape, **load) for side in (stack.upstream, gateway)]
+        sample[f"gateway ms, {way}"] = ours.first_byte["p50"] * 1000
+        sample[f"upstream ms, {way}"] = upstream.first_byte["p50"] * 1000
+        sample[way] = sample[f"gateway ms, {way}"] - sample[f"upstream ms, {way}"]
+    return sample
+
+
+async def _many(stack: Stack, gateway: Gateway, _plan: Plan) -> Sample:
+    shape = {"connections": 300, "events": _EVENTS, "rate": _RATE, "waves": 1}
+    upstream, ours = [await side.load(**shape) for side in (stack.upstream, gateway)]
+    return {
+        "gateway s": ours.waves[0],
+        "upstream s": upstream.waves[0],
+        "ratio": ours.waves[0] / upstream.waves[0],
+        "first byte p50 ms": ours.first_byte["p50"] * 1000,
     }
-    rows = []
-    for how, way in ways.items():
-        gateway: list[float] = []
-        upstream: list[float] = []
-        for _ in range(plan.rounds):
-            for side, times in ((stack.upstream, upstream), (stack.gateway, gateway)):
-                found = await side(**shape, **way)
-                times.append(found.first_byte["p50"] * 1000)
-        later = [ours - theirs for ours, theirs in zip(gateway, upstream, strict=True)]
-        row = Row(
+
+
+async def _cost(stack: Stack, gateway: Gateway, *, waves: int, rate: int) -> Sample:
+    """Return the CPU seconds of every process for a wave of all the streams."""
+    shape = {"connections": _STREAMS, "events": _EVENTS, "rate": rate, "waves": waves}
+    alone = await stack.upstream.load(**shape)
+    plain = {"plain Envoy alone": stack.children.pid("plain")}
+    before = cpu_seconds(plain)
+    await stack.plain.load(**shape)
+    floor = used(before, cpu_seconds(plain), per=waves)
+    pids = {**gateway.pids(), "upstream": stack.children.pid("upstream")}
+    await asyncio.sleep(_SETTLE_SECONDS)
+    before = cpu_seconds(pids)
+    ours = await gateway.load(**shape)
+    await asyncio.sleep(_SETTLE_SECONDS)
+    costs = used(before, cpu_seconds(pids), per=waves)
+    return {
+        **costs,
+        **floor,
+        "envoy and chat": costs["envoy"] + costs["chat"],
+        "envoy and chat, times plain Envoy": (costs["envoy"] + costs["chat"]) / sum(floor.values()),
+        "all four": sum(costs[name] for name in SERVICES),
+        "seconds of a wave": sum(ours.waves) / waves,
+        "seconds of a wave without the gateway": sum(alone.waves) / waves,
+    }
+
+
+async def _full_speed(stack: Stack, gateway: Gateway, plan: Plan) -> Sample:
+    return await _cost(stack, gateway, waves=plan.full_speed_waves, rate=0)
+
+
+async def _paced(stack: Stack, gateway: Gateway, plan: Plan) -> Sample:
+    return await _cost(stack, gateway, waves=plan.paced_waves, rate=_RATE)
+
+
+first_byte: Final = Comparison(
+    _first_byte,
+    [
+        Metric(
+            way,
             f"first byte later than the upstream's at 10 streams, {how}, median ms",
-            spread(later),
-            target=f"<= {_LATER_MS_AT_MOST:g}",
-            passed=median(later) <= _LATER_MS_AT_MOST,
-            raw=(f"gateway {spread(gateway)} ms, upstream alone {spread(upstream)} ms",),
+            at_most=5.0,
+            raw=(f"gateway ms, {way}", f"upstream ms, {way}"),
         )
-        rows.append(row)
-    return rows
-
-
-async def many_streams(stack: Stack, plan: Plan) -> list[Row]:
-    """Compare the time that 300 concurrent streams take with what they take without the gateway."""
-    shape = {"connections": 300, "events": 100, "rate": 50, "waves": 1}
-    gateway: list[Found] = []
-    upstream: list[Found] = []
-    for _ in range(plan.rounds):
-        upstream.append(await stack.upstream(**shape))
-        gateway.append(await stack.gateway(**shape))
-    walls = [[found.waves[0] for found in side] for side in (gateway, upstream)]
-    times = [ours / theirs for ours, theirs in zip(*walls, strict=True)]
-    row = Row(
-        "300 streams of 100 events at 50/s, wall time of the upstream's own",
-        spread(times),
-        target=f"<= {_TIMES_AT_MOST}",
-        passed=median(times) <= _TIMES_AT_MOST,
-        raw=(
-            f"gateway {spread(walls[0])} s, upstream alone {spread(walls[1])} s",
-            f"gateway's first byte p50 {spread([found.first_byte['p50'] * 1000 for found in gateway], digits=0)} ms",
+        for way, how in _WAYS.items()
+    ],
+)
+many_streams: Final = Comparison(
+    _many,
+    (
+        Metric(
+            "ratio",
+            f"300 streams of {_EVENTS} events at {_RATE}/s, wall time of the upstream's own",
+            at_most=1.15,
+            raw=("gateway s", "upstream s", "first byte p50 ms"),
         ),
-    )
-    return [row]
+    ),
+)
+full_speed: Final = Comparison(
+    _full_speed,
+    (
+        Metric(
+            "envoy and chat",
+            f"CPU seconds of envoy and chat for {_STREAMS} streams of {_EVENTS} events at full speed",
+            at_most=0.30,
+            raw=_COSTS,
+        ),
+    ),
+)
+paced: Final = Comparison(
+    _paced,
+    (
+        Metric(
+            "envoy and chat",
+            f"CPU seconds of envoy and chat for {_STREAMS} streams of {_EVENTS} events at {_RATE}/s each",
+            no_more_than_before=True,
+            raw=_COSTS,
+        ),
+    ),
+)

@@ -87,30 +87,80 @@ class _Pace:
             self._loop.call_at(max(queue[0][0], now + _TICK_SECONDS), self._fire)
 
 
+class _FullSpeed:
+    """All streams without a pace: each writes an event in its turn, so that they arrive mixed and as they come."""
+
+    def __init__(self) -> None:
+        self._queue: deque[_Stream] = deque()
+        self._loop = asyncio.get_running_loop()
+
+    def add(self, stream: _Stream) -> None:
+        """Write the first event now, and the others in turn with those of the other streams."""
+        stream.transport.write(_STREAM_HEAD)
+        if stream.step():
+            if not self._queue:
+                self._loop.call_soon(self._fire)
+            self._queue.append(stream)
+
+    def _fire(self) -> None:
+        queue = self._queue
+        for _ in range(len(queue)):
+            stream = queue.popleft()
+            if stream.step():
+                queue.append(stream)
+        if queue:
+            self._loop.call_soon(self._fire)
+
+
+class _Streams:
+    """The streams of every pace."""
+
+    def __init__(self) -> None:
+        self._paces: dict[int, _Pace | _FullSpeed] = {}
+
+    def add(self, stream: _Stream, *, rate: int) -> None:
+        """Begin to write the stream with ``rate`` events a second; 0 for full speed."""
+        pace = self._paces.get(rate)
+        if pace is None:
+            pace = self._paces[rate] = _Pace(rate=rate) if rate else _FullSpeed()
+        pace.add(stream)
+
+
 class _Upstream(asyncio.Protocol):
     """One keep-alive connection."""
 
-    def __init__(self, paces: dict[int, _Pace]) -> None:
-        self._paces = paces
-        self._buffer = b""
+    def __init__(self, streams: _Streams) -> None:
+        self._streams = streams
+        # A large body comes in many parts: they are joined once, when all are there.
+        self._parts: list[bytes] = []
+        self._missing = 0
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        buffer = self._buffer + data if self._buffer else data
-        head_end = buffer.find(b"\r\n\r\n")
+        self._parts.append(data)
+        self._missing -= len(data)
+        if self._missing > 0:
+            return
+        request = b"".join(self._parts) if len(self._parts) > 1 else data
+        end = self._end(request)
+        if len(request) < end:
+            self._parts, self._missing = [request], end - len(request)
+            return
+        # Nobody here sends a request before the last one was answered.
+        self._parts, self._missing = [], 0
+        self._answer(request)
+
+    @staticmethod
+    def _end(request: bytes) -> int:
+        """Return where the request ends; one byte more than there is while its head is not complete."""
+        head_end = request.find(b"\r\n\r\n")
         if head_end < 0:
-            self._buffer = buffer
-            return
-        length = _LENGTH.search(buffer, 0, head_end)
-        end = head_end + 4 + (int(length[1]) if length else 0)
-        if len(buffer) < end:
-            self._buffer = buffer
-            return
-        self._buffer = buffer[end:]
-        self._answer(buffer)
+            return len(request) + 1
+        length = _LENGTH.search(request, 0, head_end)
+        return head_end + 4 + (int(length[1]) if length else 0)
 
     def _answer(self, request: bytes) -> None:
         transport = self._transport
@@ -122,17 +172,13 @@ class _Upstream(asyncio.Protocol):
         wanted = _STREAM.search(request)
         if wanted is None:
             raise ValueError("a stream's request says neither how long nor how fast")
-        rate = int(wanted[2])
-        pace = self._paces.get(rate)
-        if pace is None:
-            pace = self._paces[rate] = _Pace(rate=rate)
-        pace.add(_Stream(transport, left=int(wanted[1])))
+        self._streams.add(_Stream(transport, left=int(wanted[1])), rate=int(wanted[2]))
 
 
 async def serve(port: int) -> None:
     """Serve on the port until the process is ended."""
-    paces: dict[int, _Pace] = {}
-    server = await asyncio.get_running_loop().create_server(lambda: _Upstream(paces), "127.0.0.1", port, backlog=1024)
+    streams = _Streams()
+    server = await asyncio.get_running_loop().create_server(lambda: _Upstream(streams), "127.0.0.1", port, backlog=1024)
     async with server:
         await server.serve_forever()
 
