@@ -23,8 +23,8 @@ from bench.stack import Stack
 from services.usage.clickhouse_store import ClickHouseStore
 from services.usage.connections import Connect, embedded
 from services.usage.migrations import Place
-from services.usage.queries import events_sums
-from services.usage.summaries import Everyone, OneUser, Summary, Sums
+from services.usage.queries import event_sums
+from services.usage.summaries import Everyone, OneUser, Summary, Sums, sum_names, sums_of_row
 
 _EVENTS: Final = 10_000_000
 _PARTS: Final = 10
@@ -54,7 +54,7 @@ FROM (
   FROM (SELECT number + {first} AS n FROM numbers({count})))
 """
 _SCAN: Final = f"""
-SELECT grouping(model, path, type, provider) AS part, model, path, type, provider, {events_sums()}
+SELECT grouping(model, path, type, provider) AS part, model, path, type, provider, {event_sums()}
 FROM turnpike.bench AS e FINAL
 WHERE ts >= fromUnixTimestamp64Milli({{since:Int64}}, 'UTC') AND ts < fromUnixTimestamp64Milli({{until:Int64}}, 'UTC')
 GROUP BY GROUPING SETS ((), (model), (path), (type), (provider))
@@ -150,7 +150,7 @@ def _load(connect: Connect, *, since: int) -> None:
 
 def _equal(rows: list[list[Any]], summary: Summary) -> bool:
     """Say whether the scan found what the service answers."""
-    scanned = {tuple(row[:5]): Sums(*row[5:]) for row in rows}
+    scanned = {tuple(row[:5]): sums_of_row(row[5:], sum_names()) for row in rows}
     answered: dict[tuple[Any, ...], Sums] = {(0b1111, "", "", "", ""): summary.totals}
     # As grouping() numbers them: a bit for each column that a row does not group by, the first column's highest.
     columns = (summary.models, summary.paths, summary.types, summary.providers)

@@ -26,7 +26,6 @@ _ENDPOINTS: Final = (
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
     "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
 )
-_MODELS_AT_MOST: Final = 200
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 """Source: https://www.w3.org/TR/trace-context/#traceparent-header"""
 _TRACE_HEADERS: Final = ("traceparent", "tracestate")
@@ -51,7 +50,6 @@ class Telemetry:
         self.enabled = tracer_provider is not None or meter_provider is not None
         self._tracer = (tracer_provider or trace.NoOpTracerProvider()).get_tracer("turnpike")
         self._meter = (meter_provider or metrics.NoOpMeterProvider()).get_meter("turnpike")
-        self._models: set[str] = set()
         histogram = self._meter.create_histogram
         self._rpc_seconds = histogram(f"{service}.rpc.duration", "s", explicit_bucket_boundaries_advisory=_BUCKETS)
         self._requests = histogram("gen_ai.server.request.duration", "s", explicit_bucket_boundaries_advisory=_BUCKETS)
@@ -153,11 +151,11 @@ class Telemetry:
         input_tokens: int,
         output_tokens: int,
     ) -> None:
-        """Record a metered request."""
+        """Record a metered request; ``model`` is a configured one or a name for all others, or the labels never end."""
         labels = {
             "gen_ai.operation.name": operation,
             "gen_ai.provider.name": provider,
-            "gen_ai.request.model": self._bounded(model),
+            "gen_ai.request.model": model,
         }
         self._requests.record(seconds, labels | {"turnpike.outcome": outcome})
         if first_byte_seconds is not None:
@@ -173,15 +171,6 @@ class Telemetry:
             return [Observation(read())]
 
         self._meter.create_observable_gauge(f"{self.service}.{name}", [callback], unit)
-
-    def _bounded(self, model: str) -> str:
-        # Callers choose model names, and a metric's label set must not grow with what they make up.
-        if model in self._models:
-            return model
-        if len(self._models) >= _MODELS_AT_MOST:
-            return "other"
-        self._models.add(model)
-        return model
 
 
 def from_environment(service: str) -> Telemetry:

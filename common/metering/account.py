@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Final, Protocol
 
@@ -27,6 +27,7 @@ _log = structlog.get_logger(__name__)
 _UINT32_MAX: Final = 2**32 - 1
 # Callers and providers choose names: what goes into each event, and into spans, must not grow with them.
 _NAME_CHARACTERS: Final = 256
+_OTHER_MODELS: Final = "other"
 _INPUT: Final = units_of(Kind.INPUT_TOKENS)
 _OUTPUT: Final = units_of(Kind.OUTPUT_TOKENS)
 _TOKENS: Final = (*_INPUT, *_OUTPUT)
@@ -60,7 +61,11 @@ class NullOutbox:
 
 
 class Meter:
-    """Opens the accounts of one service; ``now_ns`` is the time in nanoseconds since 1970, for event ids."""
+    """Opens the accounts of one service.
+
+    Metrics have the names of ``models`` and of those that have a price; every other model is "other" there, because
+    callers make names up. ``now_ns`` is the time in nanoseconds since 1970, for event ids.
+    """
 
     def __init__(
         self,
@@ -69,6 +74,7 @@ class Meter:
         service: str,
         telemetry: Telemetry,
         prices: Prices = NO_PRICES,
+        models: Iterable[str] = (),
         now_ns: Callable[[], int] = time.time_ns,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -76,12 +82,17 @@ class Meter:
         self.service = service
         self.telemetry = telemetry
         self.prices = prices
+        self._models = frozenset(models)
         self.now_ns = now_ns
         self.clock = clock
 
     def open(self, call: Call, *, type: str) -> Account:  # noqa: A002 - the field's name in the event
         """Open the account of a call, to be used as a context manager around all that the call does."""
         return Account(self, call, type)
+
+    def label_of(self, model: str) -> str:
+        """Return the name of a model in metrics."""
+        return model if not model or model in self._models or model in self.prices.models else _OTHER_MODELS
 
 
 class Account:
@@ -202,7 +213,7 @@ class Account:
         self._meter.telemetry.request(
             operation=record.type,
             provider=record.provider,
-            model=record.model,
+            model=self._meter.label_of(record.model),
             outcome=outcome.label,
             seconds=now - self._call.started,
             first_byte_seconds=first_byte_seconds,

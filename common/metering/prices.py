@@ -5,45 +5,37 @@ A price is known or unknown: what a table does not name costs nothing and is mar
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
+from collections.abc import Container, Mapping
+from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Final, Protocol, TypeAlias
 
-import yaml
 from pydantic import Field, PlainValidator
 
 from common.metering.record import UsageRecord
-from common.metering.units import Cost, Unit
+from common.metering.units import UNITS, Cost, Kind, Unit, Units, rates_of
 from common.settings import Settings
+from common.yaml_lines import Node, read_yaml
 
 SHIPPED: Final = Path(__file__).resolve().parents[2] / "deploy" / "prices.yaml"
 """The table that is used when nothing else is said."""
-# Five digits before the point and nine behind it: with 32-bit counts every product fits the 28 digits of a Decimal.
 _AMOUNT: Final = re.compile(r"\d{1,5}(\.\d{1,9})?")
 _NANO_PER_USD: Final = 10**9
-_TOKENS_OF_A_PRICE: Final = 10**6
 # An upstream says how many tokens it used: a mad number must not overflow the sums of int64, nor the event's field.
 _MOST_NANOUSD: Final = 2**53
-_RATES: Final = ("input", "cached_input", "cache_write", "output", "page")
-_FIELDS: Final = frozenset({"name", "provider", "aliases", *_RATES})
 
-
-@dataclass(frozen=True, slots=True)
-class ModelPrices:
-    """A model's prices in USD: per million tokens, and per page; None where the table has none."""
-
-    input: Decimal | None = None
-    cached_input: Decimal | None = None
-    cache_write: Decimal | None = None
-    output: Decimal | None = None
-    page: Decimal | None = None
+ModelPrices: TypeAlias = Mapping[str, Decimal]
+"""A model's prices in USD by the name of the rate; a price that is not there is not known."""
 
 
 class Prices(Protocol):
     """Knows what requests cost."""
+
+    @property
+    def models(self) -> Container[str]:
+        """The names of the models that have a price."""
 
     def charge(self, record: UsageRecord) -> None:
         """Fill in the record's costs, whether they are known, and the table's version."""
@@ -51,6 +43,11 @@ class Prices(Protocol):
 
 class NullPrices:
     """Knows no price."""
+
+    @property
+    def models(self) -> Container[str]:
+        """No names."""
+        return ()
 
     def charge(self, record: UsageRecord) -> None:
         """Leave the record as it is: not priced."""
@@ -63,33 +60,54 @@ NO_PRICES: Final = NullPrices()
 class PriceTable:
     """Prices by (provider, model), the provider being "" where a price holds for all of them."""
 
-    def __init__(self, models: Mapping[tuple[str, str], ModelPrices], *, version: str) -> None:
+    def __init__(self, models: Mapping[tuple[str, str], ModelPrices], *, version: str, units: Units = UNITS) -> None:
         self.version = version
-        self._models = dict(models)
+        self.models = frozenset(name for _, name in models)
+        self._units = units
+        # Whole numbers all the way, so that a cost is rounded once: nano-dollars for ``_per`` units.
+        self._per = math.lcm(*(rate.per for rate in rates_of(*Kind, units=units)))
+        self._models = {
+            key: {name: int(price * _NANO_PER_USD) for name, price in prices.items()} for key, prices in models.items()
+        }
 
     def charge(self, record: UsageRecord) -> None:
         """Fill in the record's costs, whether they are known, and the table's version.
 
-        An event without usage has nothing to price and stays unpriced; one of whose classes has no price is not
-        priced at all, rather than in part.
+        A record without usage has nothing to price and stays unpriced; one of whose units has no price is not priced at
+        all, rather than in part.
         """
         record.price_version = self.version
         prices = self._find(record)
-        if prices is None or record.quantities.get(Unit.IMAGES):
+        used = {unit: count for unit, count in record.quantities.items() if count}
+        if prices is None or not used:
             return
-        costs = _costs(record, prices)
-        if costs is None:
-            return
-        record.costs = dict(zip(Cost, costs, strict=True))
+        sums = dict.fromkeys(Cost, 0)
+        for unit, count in used.items():
+            price = self._price(unit, prices)
+            if price is None:
+                return
+            sums[self._units[unit].cost] += count * price
+        record.costs = {cost: self._rounded(amount) for cost, amount in sums.items() if amount}
         record.priced = True
 
-    def _find(self, record: UsageRecord) -> ModelPrices | None:
+    def _find(self, record: UsageRecord) -> Mapping[str, int] | None:
         """Look for the model that was asked for, then for the one that the upstream says it used."""
         for model in filter(None, (record.model, record.upstream_model)):
             found = self._models.get((record.provider, model)) or self._models.get(("", model))
             if found is not None:
                 return found
         return None
+
+    def _price(self, unit: Unit, prices: Mapping[str, int]) -> int | None:
+        """Return the price of ``_per`` units, by the first of the unit's rates that the model has."""
+        for rate in self._units[unit].rates:
+            if rate.name in prices:
+                return prices[rate.name] * (self._per // rate.per)
+        return None
+
+    def _rounded(self, amount: int) -> int:
+        # Half up.
+        return min((2 * amount + self._per) // (2 * self._per), _MOST_NANOUSD)
 
 
 class PriceSettings(Settings):
@@ -101,120 +119,44 @@ class PriceSettings(Settings):
     """The file of the price table; read here, so that a wrong one is refused at start."""
 
 
-def read(path: Path) -> PriceTable:
+def read(path: Path, *, units: Units = UNITS) -> PriceTable:
     """Read a table; raises ValueError with the file and the line of what is wrong."""
-    try:
-        root = yaml.compose(path.read_text("utf-8"), Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ValueError(f"{path}:{line}: {error.problem or 'not YAML'}") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
-    try:
-        return _table(root)
-    except _WrongError as wrong:
-        raise ValueError(f"{path}:{wrong.line}: {wrong}") from None
-
-
-class _WrongError(Exception):
-    def __init__(self, node: yaml.Node | None, what: str) -> None:
-        super().__init__(what)
-        self.line = node.start_mark.line + 1 if node else 1
-
-
-def _costs(record: UsageRecord, prices: ModelPrices) -> tuple[int, int, int] | None:
-    """Return the cost of input, output and pages in nano-dollars; None when nothing was used or a price is missing."""
-    counts = record.quantities
-    uncached = _product(counts.get(Unit.UNCACHED_INPUT), prices.input)
-    cached = _product(counts.get(Unit.CACHE_READ), prices.input if prices.cached_input is None else prices.cached_input)
-    written = _product(counts.get(Unit.CACHE_WRITE), prices.input if prices.cache_write is None else prices.cache_write)
-    output = _product(record.sum_of(Unit.TEXT_OUTPUT, Unit.REASONING), prices.output)
-    pages = _product(counts.get(Unit.PAGES), prices.page)
-    parts = (uncached, cached, written, output, pages)
-    if None in parts or not any(counts.values()):
-        return None
-    tokens = _NANO_PER_USD // _TOKENS_OF_A_PRICE
-    known = [part or Decimal(0) for part in parts]
-    return (
-        _rounded(sum(known[:3], Decimal(0)) * tokens),
-        _rounded(known[3] * tokens),
-        _rounded(known[4] * _NANO_PER_USD),
-    )
-
-
-def _product(count: int | None, price: Decimal | None) -> Decimal | None:
-    """Return the cost of ``count``; nothing of what has no price costs nothing, and None is not known."""
-    if not count:
-        return Decimal(0)
-    return None if price is None else count * price
-
-
-def _rounded(nanousd: Decimal) -> int:
-    return min(int(nanousd.to_integral_value(ROUND_HALF_UP)), _MOST_NANOUSD)
-
-
-def _table(root: yaml.Node | None) -> PriceTable:
-    fields = dict(_mapping(root, allowed=frozenset({"version", "models"}), what="the table"))
-    version = _text(fields["version"], what="version") if "version" in fields else ""
-    if not version:
-        raise _WrongError(root, "version is missing")
-    listed = fields.get("models")
-    if not isinstance(listed, yaml.SequenceNode):
-        raise _WrongError(listed or root, "models must be a list")
+    root = read_yaml(path)
+    fields = root.fields(known=("version", "models"), what="the table")
+    if "version" not in fields:
+        raise root.error("version is missing")
+    version = fields["version"].text(what="version")
     models: dict[tuple[str, str], ModelPrices] = {}
-    for entry in listed.value:
-        provider, names, prices = _model(entry)
+    for entry in fields.get("models", root).items(what="models"):
+        provider, names, prices = _model(entry, units=units)
         for node, name in names:
             if (provider, name) in models:
-                raise _WrongError(node, f"{name} has a price already")
+                raise node.error(f"{name} has a price already")
             models[provider, name] = prices
-    return PriceTable(models, version=version)
+    return PriceTable(models, version=version, units=units)
 
 
-def _model(entry: yaml.Node) -> tuple[str, list[tuple[yaml.Node, str]], ModelPrices]:
+def _model(entry: Node, *, units: Units) -> tuple[str, list[tuple[Node, str]], ModelPrices]:
     """Return an entry's provider, its names with their places, and its prices."""
-    fields = dict(_mapping(entry, allowed=_FIELDS, what="a model"))
+    rates = [rate.name for rate in rates_of(*Kind, units=units)]
+    fields = entry.fields(known=("name", "provider", "aliases", *rates), what="a model")
     if "name" not in fields:
-        raise _WrongError(entry, "name is missing")
-    aliases = fields.get("aliases")
-    if aliases is not None and not isinstance(aliases, yaml.SequenceNode):
-        raise _WrongError(aliases, "aliases must be a list")
-    names = [(node, _text(node, what="a name")) for node in (fields["name"], *(aliases.value if aliases else ()))]
-    rates = {rate: _amount(fields[rate], what=rate) for rate in _RATES if rate in fields}
-    if "input" not in rates and "page" not in rates:
-        raise _WrongError(entry, f"{names[0][1]} has neither a price for input nor one per page")
-    provider = _text(fields["provider"], what="provider") if "provider" in fields else ""
-    return provider, names, ModelPrices(**rates)
+        raise entry.error("name is missing")
+    aliases = fields["aliases"].items(what="aliases") if "aliases" in fields else []
+    names = [(node, node.text(what="a name")) for node in (fields["name"], *aliases)]
+    prices = {rate: _amount(fields[rate], what=rate) for rate in rates if rate in fields}
+    # The last rate of a unit is the one that others fall back on. A price of output alone would never price a request.
+    wanted = dict.fromkeys(
+        row.rates[-1].name for row in units.values() if row.rates and row.kind is not Kind.OUTPUT_TOKENS
+    )
+    if not any(rate in prices for rate in wanted):
+        raise entry.error(f"{names[0][1]} needs a price for one of {', '.join(wanted)}")
+    provider = fields["provider"].text(what="provider") if "provider" in fields else ""
+    return provider, names, prices
 
 
-def _mapping(node: yaml.Node | None, *, allowed: frozenset[str], what: str) -> Iterator[tuple[str, yaml.Node]]:
-    if not isinstance(node, yaml.MappingNode):
-        raise _WrongError(node, f"{what} must be a mapping")
-    seen = set()
-    for key, value in node.value:
-        name = key.value if isinstance(key, yaml.ScalarNode) else ""
-        if name not in allowed:
-            raise _WrongError(
-                key, f"{name or 'this key'} is not known in {what}; known are {', '.join(sorted(allowed))}"
-            )
-        if name in seen:
-            raise _WrongError(key, f"{name} is there twice")
-        seen.add(name)
-        yield name, value
-
-
-def _text(node: yaml.Node, *, what: str) -> str:
-    if not isinstance(node, yaml.ScalarNode) or not node.value.strip():
-        raise _WrongError(node, f"{what} must be text")
-    return str(node.value)
-
-
-def _amount(node: yaml.Node, *, what: str) -> Decimal:
+def _amount(node: Node, *, what: str) -> Decimal:
     # The text as it stands in the file, quoted or not: no binary fraction has been near it.
-    if not isinstance(node, yaml.ScalarNode) or not _AMOUNT.fullmatch(node.value):
-        raise _WrongError(
-            node, f"{what} must be an amount in USD such as 0.15: up to 5 digits, a point, up to 9 digits"
-        )
-    return Decimal(node.value)
+    if node.scalar is None or not _AMOUNT.fullmatch(node.scalar):
+        raise node.error(f"{what} must be an amount in USD such as 0.15: up to 5 digits, a point, up to 9 digits")
+    return Decimal(node.scalar)

@@ -59,6 +59,7 @@ _CACHED_INPUT: Final = Rate("cached_input", _MILLION)
 _CACHE_WRITE: Final = Rate("cache_write", _MILLION)
 _OUTPUT: Final = Rate("output", _MILLION)
 _PAGE: Final = Rate("page", 1)
+_IMAGE: Final = Rate("image", 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ UNITS: Final[Units] = MappingProxyType(
         Unit.TEXT_OUTPUT: UnitRow(Kind.OUTPUT_TOKENS, Cost.OUTPUT, (_OUTPUT,), ("output_tokens",)),
         Unit.REASONING: UnitRow(Kind.OUTPUT_TOKENS, Cost.OUTPUT, (_OUTPUT,), ("output_tokens", "reasoning_tokens")),
         Unit.PAGES: UnitRow(Kind.OTHER, Cost.OCR, (_PAGE,), ("ocr_pages",)),
-        Unit.IMAGES: UnitRow(Kind.OTHER, Cost.OUTPUT),
+        Unit.IMAGES: UnitRow(Kind.OTHER, Cost.OUTPUT, (_IMAGE,)),
     }
 )
 
@@ -96,3 +97,14 @@ UNITS: Final[Units] = MappingProxyType(
 def units_of(*kinds: Kind, units: Units = UNITS) -> tuple[Unit, ...]:
     """Return the units of these kinds."""
     return tuple(unit for unit, row in units.items() if row.kind in kinds)
+
+
+def rates_of(*kinds: Kind, units: Units = UNITS) -> tuple[Rate, ...]:
+    """Return the prices that units of these kinds have, each once."""
+    return tuple(dict.fromkeys(rate for unit in units_of(*kinds, units=units) for rate in units[unit].rates))
+
+
+def sums_of(units: Units = UNITS) -> Mapping[str, tuple[Unit, ...]]:
+    """Return the public sums and the units that count in each."""
+    names = dict.fromkeys(name for row in units.values() for name in row.sums)
+    return {name: tuple(unit for unit, row in units.items() if name in row.sums) for name in names}

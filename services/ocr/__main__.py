@@ -44,7 +44,13 @@ async def main(settings: OcrSettings) -> None:
     ):
         ocr = Ocr(
             Router(provider_of(settings, http), telemetry=telemetry),
-            meter=Meter(outbox, service="ocr", telemetry=telemetry, prices=settings.prices),
+            meter=Meter(
+                outbox,
+                service="ocr",
+                telemetry=telemetry,
+                prices=settings.prices,
+                models=(settings.mistral_ocr_model,),
+            ),
             default_model=settings.mistral_ocr_model,
         )
         server = Server(

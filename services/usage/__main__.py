@@ -22,7 +22,7 @@ from services.usage.connections import Connect, StoreRefused, embedded, refuse_s
 from services.usage.core import UsageCore
 from services.usage.keys import UsageKeyAuthenticator
 from services.usage.migrations import Place
-from services.usage.rollup import Rollup
+from services.usage.rollup import rollup
 from services.usage.servicer import OPEN_REQUIREMENTS, REQUIREMENTS, SERVICES, UsageIngestServicer, UsageServicer
 from turnpike.usage.v1 import ingest_pb2_grpc, usage_pb2_grpc
 
@@ -32,7 +32,7 @@ async def main() -> None:
     settings = load(Settings)
     configure_logging(settings.log_level)
     for noisy in ("urllib3", "clickhouse_connect"):
-        # They warn about each failure that the lanes log, or that ends this process with a line of its own.
+        # They warn about each failure that the store logs, or that ends this process with a line of its own.
         logging.getLogger(noisy).setLevel(logging.ERROR)
     place = Place(
         database=settings.database, dataset=settings.dataset, cluster=settings.cluster, raw_days=settings.raw_days
@@ -40,8 +40,8 @@ async def main() -> None:
     try:
         store = ClickHouseStore(_connect(settings), place=place)
         auth = RemoteAuthenticator(settings.auth_address, service_key=settings.service_key)
-        rollup = Rollup(store, clock=_now, interval_seconds=settings.rollup_interval_seconds)
-        async with store, auth, rollup:
+        rolling_up = rollup(store, clock=_now, interval_seconds=settings.rollup_interval_seconds)
+        async with store, auth, rolling_up:
             core = UsageCore(store, clock=_now, raw_days=settings.raw_days)
             await serve(
                 _server(settings, core=core, auth=auth),

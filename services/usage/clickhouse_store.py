@@ -10,14 +10,15 @@ from clickhouse_connect.datatypes.registry import get_from_name
 from clickhouse_connect.driver import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from services.usage.columns import column_types
+from common.metering.record import UsageRecord
+from common.metering.units import UNITS, Units
+from services.usage.columns import columns_of, values_of
 from services.usage.connections import Connect, StoreRefused, one_line
-from services.usage.events import Event
+from services.usage.database_threads import DatabaseThreads
 from services.usage.hourly import OVERLAP_SECONDS, Hourly, open_hours
-from services.usage.lanes import Lane
 from services.usage.migrations import Place, migrate
 from services.usage.queries import Queries
-from services.usage.summaries import TOP, Group, OneUser, Summary, Sums, Whose
+from services.usage.summaries import TOP, Group, OneUser, Summary, Sums, UsageScope, sum_names, sums_of_row
 
 _WRITES_WAITING: Final = 64
 _READS_WAITING: Final = 64
@@ -35,15 +36,24 @@ class ClickHouseStore:
     """
 
     def __init__(
-        self, connect: Connect, *, place: Place, readers: int = 2, overlap_seconds: float = OVERLAP_SECONDS
+        self,
+        connect: Connect,
+        *,
+        place: Place,
+        readers: int = 2,
+        overlap_seconds: float = OVERLAP_SECONDS,
+        units: Units = UNITS,
     ) -> None:
         self._place = place
-        self._types = column_types()
-        self._writer = Lane(connect, name="write", width=1, depth=_WRITES_WAITING)
-        self._readers = Lane(connect, name="read", width=readers, depth=_READS_WAITING)
-        self._roller = Lane(connect, name="rollup", width=1, depth=1)
-        self._queries = Queries(place)
-        self._hourly = Hourly(self._roller, place=place, overlap_seconds=overlap_seconds)
+        self._columns = columns_of(units)
+        self._sum_names = sum_names(units)
+        self._writer = DatabaseThreads(connect, name="write", width=1, depth=_WRITES_WAITING)
+        self._readers = DatabaseThreads(connect, name="read", width=readers, depth=_READS_WAITING)
+        self._roller = DatabaseThreads(connect, name="rollup", width=1, depth=1)
+        self._queries = Queries(place, units=units)
+        self._hourly = Hourly(
+            self._roller, queries=self._queries, kept_days=place.raw_days, overlap_seconds=overlap_seconds
+        )
 
     async def __aenter__(self) -> ClickHouseStore:
         """Connect, bring the tables up to date and warm up; raises StoreRefused."""
@@ -63,32 +73,33 @@ class ClickHouseStore:
         await self._readers.close()
         await self._roller.close()
 
-    async def insert(self, events: Sequence[Event], *, batch_id: str) -> None:
-        """Store the events durably in one insert; a repeated batch or event changes nothing. Raises Unavailable."""
+    async def insert(self, records: Sequence[UsageRecord], *, batch_id: str) -> None:
+        """Store the records durably in one insert; a repeated batch or event changes nothing. Raises Unavailable."""
         settings = {"insert_deduplication_token": batch_id, "async_insert": 0}
 
         def work(client: Client) -> None:
             client.insert(
                 self._place.dataset,
-                events,
-                column_names=Event._fields,
+                values_of(records, self._columns),
+                column_names=[column.name for column in self._columns],
+                column_oriented=True,
                 database=self._place.database,
-                column_types=self._types,
+                column_types=[column.type for column in self._columns],
                 settings=settings,
             )
 
         await self._writer.run(work)
 
-    async def summarize(self, whose: Whose, *, since_ms: int, until_ms: int) -> Summary:
+    async def summarize(self, scope: UsageScope, *, since_ms: int, until_ms: int) -> Summary:
         """Sum up the events from ``since_ms`` until just before ``until_ms`` (since 1970); raises Unavailable."""
-        query = self._queries.summary(of_user=isinstance(whose, OneUser))
-        return _summary(await self._read(query, whose, edges_ms=(since_ms, until_ms)))
+        query = self._queries.summary(of_user=isinstance(scope, OneUser))
+        return self._summary(await self._read(query, scope, edges_ms=(since_ms, until_ms)))
 
-    async def slices(self, whose: Whose, *, edges_ms: Sequence[int]) -> tuple[Sums, ...]:
+    async def slices(self, scope: UsageScope, *, edges_ms: Sequence[int]) -> tuple[Sums, ...]:
         """Sum up the events between each two of the edges, which ascend (ms since 1970); raises Unavailable."""
-        query = self._queries.slices(of_user=isinstance(whose, OneUser))
-        rows = await self._read(query, whose, edges_ms=edges_ms, starts=list(edges_ms[:-1]))
-        found = {start: Sums(*sums) for start, *sums in rows}
+        query = self._queries.slices(of_user=isinstance(scope, OneUser))
+        rows = await self._read(query, scope, edges_ms=edges_ms, starts=list(edges_ms[:-1]))
+        found = {start: sums_of_row(sums, self._sum_names) for start, *sums in rows}
         return tuple(
             # Two equal edges have nothing between them; the sums of that start are those up to the next edge.
             found.get(start, Sums()) if start < end else Sums()
@@ -100,10 +111,10 @@ class ClickHouseStore:
         return await self._hourly.roll_up(now_ms=now_ms)
 
     async def _read(
-        self, query: str, whose: Whose, *, edges_ms: Sequence[int], **parameters: Any
+        self, query: str, scope: UsageScope, *, edges_ms: Sequence[int], **parameters: Any
     ) -> Sequence[Sequence[Any]]:
-        if isinstance(whose, OneUser):
-            parameters["user_id"] = whose.user_id
+        if isinstance(scope, OneUser):
+            parameters["user_id"] = scope.user_id
 
         def work(client: Client) -> Sequence[Sequence[Any]]:
             # Asked first: an hour that gets an event in between is then read without it, never twice or not at all.
@@ -120,16 +131,15 @@ class ClickHouseStore:
         # The first insert of a process imports pandas, which takes up to a second: do it now, without inserting.
         client.create_insert_context("warm_up", column_names=["n"], column_types=[get_from_name("UInt8")], data=[(1,)])
 
-
-def _summary(rows: Sequence[Sequence[Any]]) -> Summary:
-    groups: dict[int, list[Group]] = {part: [] for part in (_TOTALS, _MODELS, _PATHS, _TYPES, _PROVIDERS)}
-    for part, model, path, kind, provider, *sums in rows:
-        # Only the column that a row groups by is not empty.
-        groups[part].append((model or path or kind or provider, Sums(*sums)))
-    return Summary(
-        totals=groups[_TOTALS][0][1] if groups[_TOTALS] else Sums(),
-        models=tuple(groups[_MODELS][:TOP]),
-        paths=tuple(groups[_PATHS][:TOP]),
-        types=tuple(groups[_TYPES]),
-        providers=tuple(groups[_PROVIDERS]),
-    )
+    def _summary(self, rows: Sequence[Sequence[Any]]) -> Summary:
+        groups: dict[int, list[Group]] = {part: [] for part in (_TOTALS, _MODELS, _PATHS, _TYPES, _PROVIDERS)}
+        for part, model, path, kind, provider, *sums in rows:
+            # Only the column that a row groups by is not empty.
+            groups[part].append((model or path or kind or provider, sums_of_row(sums, self._sum_names)))
+        return Summary(
+            totals=groups[_TOTALS][0][1] if groups[_TOTALS] else Sums(),
+            models=tuple(groups[_MODELS][:TOP]),
+            paths=tuple(groups[_PATHS][:TOP]),
+            types=tuple(groups[_TYPES]),
+            providers=tuple(groups[_PROVIDERS]),
+        )

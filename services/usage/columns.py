@@ -1,18 +1,22 @@
-"""The types of the columns that an insert fills: with them it need not ask the server."""
+"""The columns that an insert fills: what is in them, and their types, with which it need not ask the server."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import attrgetter
+from typing import Any, Final, NamedTuple
 
 from clickhouse_connect.datatypes.base import ClickHouseType
 from clickhouse_connect.datatypes.registry import get_from_name
 
-from services.usage.events import Event, Outcome, UsageSource
+from common.metering.record import Outcome, UsageRecord, UsageSource
+from common.metering.units import UNITS, Cost, Unit, Units
 
-_OUTCOMES: Final = ", ".join(f"'{outcome.name.lower()}' = {outcome.value}" for outcome in Outcome)
+_OUTCOMES: Final = ", ".join(f"'{outcome.label}' = {outcome.value}" for outcome in Outcome)
 _SOURCES: Final = ", ".join(f"'{source.name.lower()}' = {source.value}" for source in UsageSource)
 
-# As in schema/0001_events.sql; a test compares them with the table.
+# As in schema/; a test compares them with the table.
 _NAMES_OF_TYPES: Final = {
     "UUID": "event_id",
     "String": "request_id user_id token_id",
@@ -22,16 +26,47 @@ _NAMES_OF_TYPES: Final = {
     "Bool": "stream priced",
     f"Enum8({_OUTCOMES})": "outcome",
     f"Enum8({_SOURCES})": "usage_source",
-    "UInt32": "uncached_input_tokens cache_read_tokens cache_write_tokens text_output_tokens reasoning_tokens"
-    " total_tokens ocr_pages images attempts bytes_in latency_ms first_byte_ms",
+    "UInt32": "total_tokens bytes_in latency_ms first_byte_ms",
     "UInt64": "bytes_out",
-    "Int64": "input_cost_nanousd output_cost_nanousd ocr_cost_nanousd",
     "Nullable(UInt32)": "max_tokens",
     "Nullable(Float64)": "temperature top_p",
 }
 
 
-def column_types() -> list[ClickHouseType]:
-    """Return the types of the columns in the order of the event's fields."""
-    types = {name: get_from_name(type_name) for type_name, names in _NAMES_OF_TYPES.items() for name in names.split()}
-    return [types[name] for name in Event._fields]
+class Column(NamedTuple):
+    """A column: its name and type, and how its value is read from a record."""
+
+    name: str
+    type: ClickHouseType
+    read: Callable[[UsageRecord], Any]
+
+
+def columns_of(units: Units = UNITS) -> list[Column]:
+    """Return the columns of the table of events, those of the units among them."""
+    columns = [
+        Column(name, get_from_name(type_name), attrgetter(name))
+        for type_name, names in _NAMES_OF_TYPES.items()
+        for name in names.split()
+    ]
+    counts = get_from_name("UInt32")
+    columns += [Column(str(unit), counts, partial(_quantity, unit)) for unit in units]
+    columns += [Column(str(cost), get_from_name("Int64"), partial(_cost, cost)) for cost in Cost]
+    columns.append(Column("attempts", counts, _attempts))
+    return columns
+
+
+def values_of(records: Sequence[UsageRecord], columns: Sequence[Column]) -> list[list[Any]]:
+    """Return the records column by column, as an insert takes them."""
+    return [list(map(column.read, records)) for column in columns]
+
+
+def _quantity(unit: Unit, record: UsageRecord) -> int:
+    return record.quantities.get(unit, 0)
+
+
+def _cost(cost: Cost, record: UsageRecord) -> int:
+    return record.costs.get(cost, 0)
+
+
+def _attempts(record: UsageRecord) -> int:
+    return len(record.attempts)

@@ -11,9 +11,10 @@ from typing import Final
 
 from common.errors import InvalidRequest, PermissionDenied
 from common.identity.principal import Kind, Principal
-from services.usage.events import Event, Outcome, UsageSource, is_uuid7, milliseconds
+from common.metering.record import UsageRecord
+from common.metering.uuid7 import is_uuid7, milliseconds
 from services.usage.store import UsageStore
-from services.usage.summaries import Everyone, OneUser, Summary, Sums, Whose
+from services.usage.summaries import Everyone, OneUser, Summary, Sums, UsageScope
 
 EVENTS_AT_MOST: Final = 5_000
 _DEFAULT_DAYS: Final = 7
@@ -28,8 +29,8 @@ _WINDOWS: Final = (
     ("24h", timedelta(hours=24)),
     ("7d", timedelta(days=7)),
 )
-_OUTCOMES: Final = frozenset(Outcome)
-_SOURCES: Final = frozenset(UsageSource)
+_STATUS_AT_MOST: Final = 999
+_UINT32_MAX: Final = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,61 +69,61 @@ class UsageCore:
         self._clock = clock
         self._kept = timedelta(days=raw_days)
 
-    async def record(self, events: Sequence[Event], *, batch_id: str) -> None:
+    async def record(self, records: Sequence[UsageRecord], *, batch_id: str) -> None:
         """Store a frozen batch durably, or raise InvalidRequest (nothing is stored) or Unavailable (repeat it)."""
         token = _canonical(batch_id)
-        if not 1 <= len(events) <= EVENTS_AT_MOST:
+        if not 1 <= len(records) <= EVENTS_AT_MOST:
             raise InvalidRequest(f"A batch has 1 to {EVENTS_AT_MOST} events.", param="events")
         now = self._clock()
         # An event from before the retention would vanish as it is stored, and its sender would think it safe.
         earliest, latest = since_1970(now - self._kept), since_1970(now + _AHEAD_AT_MOST)
-        for index, event in enumerate(events):
-            wrong = _wrong_field(event, earliest=earliest, latest=latest)
+        for index, record in enumerate(records):
+            wrong = _wrong_field(record, earliest=earliest, latest=latest)
             if wrong:
                 raise InvalidRequest(
                     f"events[{index}].{wrong} has a value that is not stored.", param=f"events[{index}].{wrong}"
                 )
-        await self._store.insert(events, batch_id=token)
+        await self._store.insert(records, batch_id=token)
 
     async def summarize(self, principal: Principal, *, hours: int | None, days: int | None) -> Report:
         """Sum up the last hours (or days, or 7 days) of what the caller may see.
 
         Raises InvalidRequest, PermissionDenied or Unavailable.
         """
-        whose = visible_to(principal)
+        scope = visible_to(principal)
         window = _hours(hours=hours, days=days)
         now = self._clock()
         until = since_1970(now)
-        summary = await self._store.summarize(whose, since_ms=until - window * 3_600_000, until_ms=until)
-        return Report(window, now, _scope(whose), summary)
+        summary = await self._store.summarize(scope, since_ms=until - window * 3_600_000, until_ms=until)
+        return Report(window, now, _scope(scope), summary)
 
     async def daily(self, principal: Principal, *, days: int | None) -> Days:
         """Sum up each of the last UTC days (7 by default, today included) of what the caller may see.
 
         Raises InvalidRequest, PermissionDenied or Unavailable.
         """
-        whose = visible_to(principal)
+        scope = visible_to(principal)
         count = _DEFAULT_DAYS if days is None else _checked_days(days)
         now = self._clock()
         today = now.astimezone(UTC).date()
         dates = [today - timedelta(days=ago) for ago in reversed(range(count))]
         starts = [since_1970(datetime.combine(day, time(), UTC)) for day in dates]
-        sums = await self._store.slices(whose, edges_ms=[*starts, since_1970(now)])
-        return Days(now, _scope(whose), tuple(zip(dates, sums, strict=True)))
+        sums = await self._store.slices(scope, edges_ms=[*starts, since_1970(now)])
+        return Days(now, _scope(scope), tuple(zip(dates, sums, strict=True)))
 
     async def rollups(self, principal: Principal) -> Windows:
         """Sum up the preset windows of what the caller may see; raises PermissionDenied or Unavailable."""
-        whose = visible_to(principal)
+        scope = visible_to(principal)
         now = self._clock()
         edges = [*(since_1970(now - length) for _, length in reversed(_WINDOWS)), since_1970(now)]
-        slices = await self._store.slices(whose, edges_ms=edges)
+        slices = await self._store.slices(scope, edges_ms=edges)
         # Each window holds the shorter ones.
         sums = itertools.accumulate(reversed(slices))
         named = zip((name for name, _ in _WINDOWS), sums, strict=True)
-        return Windows(now, _scope(whose), tuple(named))
+        return Windows(now, _scope(scope), tuple(named))
 
 
-def visible_to(principal: Principal) -> Whose:
+def visible_to(principal: Principal) -> UsageScope:
     """Return whose usage the caller may see; raises PermissionDenied for a credential that belongs to nobody.
 
     NOBODY comes only when the route asks for no credential; a STATIC_KEY without a user is the usage key (see keys.py).
@@ -134,8 +135,8 @@ def visible_to(principal: Principal) -> Whose:
     raise PermissionDenied("This credential belongs to no user.", code="user_required")
 
 
-def _scope(whose: Whose) -> str:
-    return "all" if isinstance(whose, Everyone) else "user"
+def _scope(scope: UsageScope) -> str:
+    return "all" if isinstance(scope, Everyone) else "user"
 
 
 def _hours(*, hours: int | None, days: int | None) -> int:
@@ -169,13 +170,15 @@ def since_1970(moment: datetime) -> int:
     return round(moment.timestamp() * 1000)
 
 
-def _wrong_field(event: Event, *, earliest: int, latest: int) -> str:
+def _wrong_field(record: UsageRecord, *, earliest: int, latest: int) -> str:
     """Return the name of a field whose value the table cannot keep; "" when all is well."""
-    event_id = event.event_id
+    event_id = record.event_id
     if not is_uuid7(event_id) or not earliest <= milliseconds(event_id) <= latest:
         return "event_id"
-    if event.outcome not in _OUTCOMES:
+    if record.outcome is None:
         return "outcome"
-    if event.usage_source not in _SOURCES:
+    if record.usage_source is None:
         return "usage_source"
-    return "status" if event.status > 999 else ""
+    if record.status > _STATUS_AT_MOST:
+        return "status"
+    return next((f"quantities.{unit}" for unit, count in record.quantities.items() if count > _UINT32_MAX), "")

@@ -11,8 +11,7 @@ from typing import Any, Final
 import structlog
 from clickhouse_connect.driver import Client
 
-from services.usage.lanes import Lane
-from services.usage.migrations import Place
+from services.usage.database_threads import DatabaseThreads
 from services.usage.queries import Queries
 
 HOUR: Final = 3_600
@@ -51,10 +50,10 @@ class Hourly:
     all are written. Hours are named by the seconds since 1970 at which they begin.
     """
 
-    def __init__(self, lane: Lane, *, place: Place, overlap_seconds: float) -> None:
-        self._lane = lane
-        self._queries = Queries(place)
-        self._kept_seconds = place.raw_days * 24 * HOUR
+    def __init__(self, threads: DatabaseThreads, *, queries: Queries, kept_days: int, overlap_seconds: float) -> None:
+        self._threads = threads
+        self._queries = queries
+        self._kept_seconds = kept_days * 24 * HOUR
         self._overlap_ms = round(overlap_seconds * 1000)
 
     async def roll_up(self, *, now_ms: int) -> int:
@@ -62,11 +61,11 @@ class Hourly:
 
         Raises Unavailable; what was done until then stays good.
         """
-        plan = await self._lane.run(partial(self._plan, now_ms=now_ms))
+        plan = await self._threads.run(partial(self._plan, now_ms=now_ms))
         for chunk in plan.chunks:
-            await self._lane.run(partial(self._recompute, hours=chunk))
+            await self._threads.run(partial(self._recompute, hours=chunk))
         if plan.is_news:
-            await self._lane.run(partial(self._advance, plan=plan))
+            await self._threads.run(partial(self._advance, plan=plan))
         hours = sum(map(len, plan.chunks))
         _log.debug("rolled up", hours=hours, sealed_before=plan.sealed_before)
         return hours

@@ -6,35 +6,12 @@ Names come from the settings, which allow identifiers only; values go in as para
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
-from types import MappingProxyType
 from typing import Final
 
+from common.metering.units import UNITS, Cost, Units, sums_of
 from services.usage.migrations import Place
-from services.usage.summaries import GROUPS_AT_MOST, Sums
+from services.usage.summaries import GROUPS_AT_MOST, sum_names
 
-# Sums over UInt32 are UInt64, so they do not overflow.
-_OF_EVENTS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "requests": "count()",
-        "errors": "countIf(e.status >= 400 OR e.outcome != 'completed')",
-        "input_tokens": "sum(e.uncached_input_tokens) + sum(e.cache_read_tokens) + sum(e.cache_write_tokens)",
-        "output_tokens": "sum(e.text_output_tokens) + sum(e.reasoning_tokens)",
-        "total_tokens": "sum(e.total_tokens)",
-        "cached_tokens": "sum(e.cache_read_tokens)",
-        "reasoning_tokens": "sum(e.reasoning_tokens)",
-        "ocr_pages": "sum(e.ocr_pages)",
-        "input_cost_nanousd": "sum(e.input_cost_nanousd)",
-        "output_cost_nanousd": "sum(e.output_cost_nanousd)",
-        "ocr_cost_nanousd": "sum(e.ocr_cost_nanousd)",
-        "unpriced_requests": "countIf(NOT e.priced AND (e.uncached_input_tokens > 0 OR e.cache_read_tokens > 0"
-        " OR e.cache_write_tokens > 0 OR e.text_output_tokens > 0 OR e.reasoning_tokens > 0 OR e.total_tokens > 0"
-        " OR e.ocr_pages > 0 OR e.images > 0))",
-        "timed_requests": "sum(e.settled)",
-        "latency_ms": "sumIf(e.latency_ms, e.settled = 1)",
-    }
-)
-_NAMES: Final = tuple(field.name for field in fields(Sums))
 _DIMENSIONS: Final = ("model", "path", "type", "provider")
 _OPEN: Final = "{open_hours:Array(DateTime('UTC'))}"
 _OPEN_FROM: Final = "toDateTime64({open_from:Int64}, 0, 'UTC')"
@@ -48,15 +25,30 @@ def _hour(seconds: str) -> str:
     return f"toDateTime64({{{seconds}:Int64}}, 0, 'UTC')"
 
 
-def events_sums() -> str:
+def event_sums(units: Units = UNITS) -> str:
     """Return the columns that sum up events (as ``e``) into the fields of Sums."""
-    return ", ".join(f"{_OF_EVENTS[name]} AS {name}" for name in _NAMES)
+    # Sums over UInt32 are UInt64, so they do not overflow.
+    used = " OR ".join(f"e.{name} > 0" for name in (*units, "total_tokens"))
+    expressions = {
+        "requests": "count()",
+        "errors": "countIf(e.status >= 400 OR e.outcome != 'completed')",
+        "total_tokens": "sum(e.total_tokens)",
+        "unpriced_requests": f"countIf(NOT e.priced AND ({used}))",
+        "timed_requests": "sum(e.settled)",
+        "latency_ms": "sumIf(e.latency_ms, e.settled = 1)",
+        **{name: " + ".join(f"sum(e.{unit})" for unit in members) for name, members in sums_of(units).items()},
+        **{str(cost): f"sum(e.{cost})" for cost in Cost},
+    }
+    return ", ".join(f"{expressions[name]} AS {name}" for name in sum_names(units))
 
 
 class Queries:
     """The statements for the tables of one place."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, *, units: Units = UNITS) -> None:
+        self._names = sum_names(units)
+        self._event_sums = event_sums(units)
+        self._sums_of_sums = ", ".join(f"sum(s.{name}) AS {name}" for name in self._names)
         self._events = f"`{place.database}`.`{place.dataset}`"
         self._hourly = f"`{place.database}`.`{place.dataset}_hourly`"
         self._sealed = f"`{place.database}`.`{place.dataset}_sealed`"
@@ -103,14 +95,14 @@ GROUP BY hour ORDER BY hour"""  # noqa: S608
 
         The generation is computed from the same rows as the sums, so that they cannot belong to different moments.
         """
-        names = ", ".join(_NAMES)
+        names = ", ".join(self._names)
         return f"""
 INSERT INTO {self._hourly} (everyone, user_id, hour, provider, model, path, type, generation, {names})
 SELECT everyone, user_id, hour, provider, model, path, type,
   sum(requests + timed_requests) OVER (PARTITION BY everyone, hour), {names}
 FROM (
   SELECT grouping(e.user_id) = 1 AS everyone, e.user_id AS user_id, toStartOfHour(e.ts) AS hour,
-    e.provider AS provider, e.model AS model, e.path AS path, e.type AS type, {events_sums()}
+    e.provider AS provider, e.model AS model, e.path AS path, e.type AS type, {self._event_sums}
   FROM {self._events} AS e FINAL
   WHERE {_within("e.ts")} AND toStartOfHour(e.ts) IN {{hours:Array(DateTime('UTC'))}}
   GROUP BY GROUPING SETS ((hour, provider, model, path, type), (hour, user_id, provider, model, path, type)))"""  # noqa: S608
@@ -123,7 +115,7 @@ FROM (
         columns = ", ".join(_DIMENSIONS)
         rows = self._rows({name: (name, f"e.{name}") for name in _DIMENSIONS}, of_user=of_user)
         return f"""
-SELECT grouping({columns}) AS part, {columns}, {_sums_of_sums()}
+SELECT grouping({columns}) AS part, {columns}, {self._sums_of_sums}
 FROM ({rows}) AS s
 GROUP BY GROUPING SETS ((), {", ".join(f"({name})" for name in _DIMENSIONS)})
 ORDER BY part, requests DESC, {columns}
@@ -135,20 +127,20 @@ LIMIT {GROUPS_AT_MOST} BY part"""  # noqa: S608
         hour = slice_of.format(at="toInt64(toUnixTimestamp(hour)) * 1000")
         event = slice_of.format(at="toUnixTimestamp64Milli(e.ts)")
         rows = self._rows({"start": (hour, event)}, of_user=of_user)
-        return f"SELECT start, {_sums_of_sums()} FROM ({rows}) AS s GROUP BY start"  # noqa: S608
+        return f"SELECT start, {self._sums_of_sums} FROM ({rows}) AS s GROUP BY start"  # noqa: S608
 
     def _rows(self, by: Mapping[str, tuple[str, str]], *, of_user: bool) -> str:
         """Read sealed hours and the events of open ones; ``by`` names columns, and says what they are in either."""
-        whose = "NOT everyone AND user_id = {user_id:String}" if of_user else "everyone"
+        scope = "NOT everyone AND user_id = {user_id:String}" if of_user else "everyone"
         # A user's latest generation of an hour is the hour's: recomputing an hour writes the rows of all its users.
         return f"""
-SELECT {", ".join(f"{hour} AS {name}" for name, (hour, _) in by.items())}, {", ".join(_NAMES)}
+SELECT {", ".join(f"{hour} AS {name}" for name, (hour, _) in by.items())}, {", ".join(self._names)}
 FROM (
   SELECT *, max(generation) OVER (PARTITION BY hour) AS latest FROM {self._hourly} FINAL
-  WHERE {whose} AND {_within("hour")} AND hour < {_OPEN_FROM} AND hour NOT IN {_OPEN})
+  WHERE {scope} AND {_within("hour")} AND hour < {_OPEN_FROM} AND hour NOT IN {_OPEN})
 WHERE generation = latest
 UNION ALL
-SELECT {", ".join(f"{event} AS {name}" for name, (_, event) in by.items())}, {events_sums()}
+SELECT {", ".join(f"{event} AS {name}" for name, (_, event) in by.items())}, {self._event_sums}
 FROM {self._events} AS e FINAL
 WHERE {_within("e.ts")} AND (e.ts >= {_OPEN_FROM} OR toStartOfHour(e.ts) IN {_OPEN})
   {"AND e.user_id = {user_id:String}" if of_user else ""}
@@ -157,7 +149,3 @@ GROUP BY {", ".join(by)}"""  # noqa: S608
 
 def _within(column: str) -> str:
     return f"{column} >= {_moment('since')} AND {column} < {_moment('until')}"
-
-
-def _sums_of_sums() -> str:
-    return ", ".join(f"sum(s.{name}) AS {name}" for name in _NAMES)

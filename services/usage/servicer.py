@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, datetime
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from common.errors import InvalidRequest
 from common.identity.principal import Access, Requirement, Scope
 from common.metering import event_proto
-from common.metering.units import Cost, Unit
+from common.metering.record import UsageRecord
+from common.metering.units import Cost
 from common.request import current_call
 from services.usage.core import UsageCore
-from services.usage.events import Event
-from services.usage.summaries import Sums
+from services.usage.summaries import Group, Sums
 from turnpike.usage.v1 import ingest_pb2, ingest_pb2_grpc, usage_pb2, usage_pb2_grpc
 
 SERVICES: Final = ("turnpike.usage.v1.UsageService", "turnpike.usage.v1.UsageIngestService")
@@ -32,6 +33,9 @@ OPEN_REQUIREMENTS: Final[Mapping[str, Requirement]] = MappingProxyType(
     {method: Access.PUBLIC if need == Scope("usage") else need for method, need in REQUIREMENTS.items()}
 )
 """Without USAGE_API_KEY: reading usage needs no credential, as the first seed says."""
+
+
+M = TypeVar("M", bound=Message)
 
 
 class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
@@ -54,10 +58,19 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
             window=usage_pb2.Window(hours=report.hours, generated_at=_iso(report.generated_at)),
             scope=report.scope,
             totals=_totals(summary.totals),
-            top_models=[usage_pb2.ModelUsage(model=name, **_group(sums)) for name, sums in summary.models],
-            top_paths=[usage_pb2.PathUsage(path=name, **_group(sums)) for name, sums in summary.paths],
-            by_type=[usage_pb2.TypeUsage(type=name, **_group(sums)) for name, sums in summary.types],
-            by_provider=[usage_pb2.ProviderUsage(provider=name, **_group(sums)) for name, sums in summary.providers],
+            top_models=[
+                usage_pb2.ModelUsage(model=name, **_shown(sums, usage_pb2.ModelUsage)) for name, sums in summary.models
+            ],
+            top_paths=[
+                usage_pb2.PathUsage(path=name, **_shown(sums, usage_pb2.PathUsage)) for name, sums in summary.paths
+            ],
+            by_type=[
+                usage_pb2.TypeUsage(type=name, **_shown(sums, usage_pb2.TypeUsage)) for name, sums in summary.types
+            ],
+            by_provider=[
+                usage_pb2.ProviderUsage(provider=name, **_shown(sums, usage_pb2.ProviderUsage))
+                for name, sums in summary.providers
+            ],
         )
 
     async def GetDailyUsage(
@@ -96,30 +109,16 @@ class UsageIngestServicer(ingest_pb2_grpc.UsageIngestServiceServicer):
         self, request: ingest_pb2.RecordUsageRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> ingest_pb2.RecordUsageResponse:
         """Store a batch."""
-        await self._core.record(list(_events(request.events)), batch_id=request.batch_id)
+        await self._core.record(list(_records(request.events)), batch_id=request.batch_id)
         return ingest_pb2.RecordUsageResponse()
 
 
-def _events(messages: Iterable[ingest_pb2.UsageEvent]) -> Iterator[Event]:
+def _records(messages: Iterable[ingest_pb2.UsageEvent]) -> Iterator[UsageRecord]:
     for index, message in enumerate(messages):
         try:
-            yield to_event(message)
+            yield event_proto.from_message(message)
         except ValueError as error:
             raise InvalidRequest(f"events[{index}] is not stored: {error}", param=f"events[{index}]") from None
-
-
-def to_event(message: ingest_pb2.UsageEvent) -> Event:
-    """Return the message as the core's event; raises ValueError for what this version does not know."""
-    record = event_proto.from_message(message)
-    fields = {name: getattr(record, name) for name in Event._fields if hasattr(record, name)}
-    fields |= {unit.value: record.quantities.get(unit, 0) for unit in Unit}
-    fields |= {cost.value: record.costs.get(cost, 0) for cost in Cost}
-    fields |= {
-        "attempts": len(record.attempts),
-        "outcome": record.outcome or 0,
-        "usage_source": record.usage_source or 0,
-    }
-    return Event(**fields)
 
 
 def _iso(moment: datetime) -> str:
@@ -127,50 +126,24 @@ def _iso(moment: datetime) -> str:
 
 
 def _day(day: date, sums: Sums) -> usage_pb2.DayUsage:
-    return usage_pb2.DayUsage(
-        date=day.isoformat(),
-        requests=sums.requests,
-        errors=sums.errors,
-        input_tokens=sums.input_tokens,
-        output_tokens=sums.output_tokens,
-        total_tokens=sums.total_tokens,
-        input_estimated_cost_usd=sums.input_cost_nanousd / 1e9,
-        output_estimated_cost_usd=sums.output_cost_nanousd / 1e9,
-        estimated_cost_usd=sums.cost_nanousd / 1e9,
-        ocr_pages=sums.ocr_pages,
-        ocr_estimated_cost_usd=sums.ocr_cost_nanousd / 1e9,
-        unpriced_requests=sums.unpriced_requests,
-    )
+    return usage_pb2.DayUsage(date=day.isoformat(), **_shown(sums, usage_pb2.DayUsage))
 
 
 def _totals(sums: Sums) -> usage_pb2.Totals:
-    return usage_pb2.Totals(
-        requests=sums.requests,
-        errors=sums.errors,
-        input_tokens=sums.input_tokens,
-        output_tokens=sums.output_tokens,
-        total_tokens=sums.total_tokens,
-        cached_tokens=sums.cached_tokens,
-        reasoning_tokens=sums.reasoning_tokens,
-        ocr_pages=sums.ocr_pages,
-        input_estimated_cost_usd=sums.input_cost_nanousd / 1e9,
-        output_estimated_cost_usd=sums.output_cost_nanousd / 1e9,
-        ocr_estimated_cost_usd=sums.ocr_cost_nanousd / 1e9,
-        estimated_cost_usd=sums.cost_nanousd / 1e9,
-        unpriced_requests=sums.unpriced_requests,
-        avg_latency_ms=sums.avg_latency_ms,
-    )
+    return usage_pb2.Totals(**_shown(sums, usage_pb2.Totals))
 
 
-def _group(sums: Sums) -> dict[str, float]:
-    return {
-        "requests": sums.requests,
-        "errors": sums.errors,
-        "input_tokens": sums.input_tokens,
-        "output_tokens": sums.output_tokens,
-        "total_tokens": sums.total_tokens,
-        "ocr_pages": sums.ocr_pages,
-        "ocr_estimated_cost_usd": sums.ocr_cost_nanousd / 1e9,
+def _groups(message: type[M], groups: Iterable[Group], *, name: str) -> list[M]:
+    """Return a message for each group, which has the group's name in the field ``name``."""
+    return [message(**{name: group}, **_shown(sums, message)) for group, sums in groups]
+
+
+def _shown(sums: Sums, message: type[Message]) -> dict[str, Any]:
+    """Return the sums for which the message has a field."""
+    shown = {
+        **sums.by_name(),
+        **{f"{cost.name.lower()}_estimated_cost_usd": sums.costs.get(cost, 0) / 1e9 for cost in Cost},
         "estimated_cost_usd": sums.cost_nanousd / 1e9,
         "avg_latency_ms": sums.avg_latency_ms,
     }
+    return {name: shown[name] for name in message.DESCRIPTOR.fields_by_name if name in shown}

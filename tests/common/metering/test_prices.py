@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import ROUND_HALF_UP, Decimal, localcontext
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,21 @@ from common.telemetry import Telemetry
 from tests.common.builders import a_call
 from tests.common.metering.fake_outbox import FakeOutbox
 
+
+def prices(**amounts: str) -> ModelPrices:
+    return {rate: Decimal(amount) for rate, amount in amounts.items()}
+
+
 _TABLE = PriceTable(
     {
-        ("", "m"): ModelPrices(
-            input=Decimal("2.5"), cached_input=Decimal("1.25"), cache_write=Decimal("3"), output=Decimal(10)
-        ),
-        ("", "plain"): ModelPrices(input=Decimal("0.15"), output=Decimal("0.6")),
-        ("", "embedding"): ModelPrices(input=Decimal("0.02")),
-        ("", "free"): ModelPrices(input=Decimal(0), output=Decimal(0)),
-        ("mistral", "ocr"): ModelPrices(page=Decimal("0.002")),
-        ("a", "both"): ModelPrices(input=Decimal(1)),
-        ("", "both"): ModelPrices(input=Decimal(2)),
+        ("", "m"): prices(input="2.5", cached_input="1.25", cache_write="3", output="10"),
+        ("", "plain"): prices(input="0.15", output="0.6"),
+        ("", "embedding"): prices(input="0.02"),
+        ("", "free"): prices(input="0", output="0"),
+        ("mistral", "ocr"): prices(page="0.002"),
+        ("", "painter"): prices(input="5", image="0.04"),
+        ("a", "both"): prices(input="1"),
+        ("", "both"): prices(input="2"),
     },
     version="v1",
 )
@@ -74,6 +78,15 @@ def test_pages() -> None:
     assert costs(charged(provider="mistral", model="ocr", ocr_pages=3)) == (0, 0, 6_000_000, True)
 
 
+def test_images() -> None:
+    assert costs(charged(model="painter", uncached_input_tokens=10, images=2)) == (50_000, 80_000_000, 0, True)
+
+
+def test_a_table_knows_the_names_of_its_models() -> None:
+    assert _TABLE.models == {"m", "plain", "embedding", "free", "ocr", "painter", "both"}
+    assert "m" not in NullPrices().models
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -106,16 +119,17 @@ def test_the_asked_model_goes_before_the_upstreams_and_the_provider_before_any()
 
 
 _COUNT = st.integers(0, 2**32 - 1)
+_RATES = ("input", "cached_input", "cache_write", "output", "page")
 _PRICE = st.decimals(0, 99_999, places=9)
 
 
 @given(
     counts=st.tuples(_COUNT, _COUNT, _COUNT, _COUNT, _COUNT, _COUNT),
-    prices=st.tuples(_PRICE, _PRICE, _PRICE, _PRICE, _PRICE),
+    amounts=st.tuples(_PRICE, _PRICE, _PRICE, _PRICE, _PRICE),
 )
-def test_costs_are_exact_and_rounded_once(counts: tuple[int, ...], prices: tuple[Decimal, ...]) -> None:
+def test_costs_are_exact_and_rounded_once(counts: tuple[int, ...], amounts: tuple[Decimal, ...]) -> None:
     uncached, read_, written, text, reasoning, pages = counts
-    table = PriceTable({("", "m"): ModelPrices(*prices)}, version="v")
+    table = PriceTable({("", "m"): dict(zip(_RATES, amounts, strict=True))}, version="v")
     event = a_record(
         model="m",
         uncached_input_tokens=uncached,
@@ -126,7 +140,7 @@ def test_costs_are_exact_and_rounded_once(counts: tuple[int, ...], prices: tuple
         ocr_pages=pages,
     )
     table.charge(event)
-    of_input, cached, write, output, page = map(Fraction, prices)
+    of_input, cached, write, output, page = map(Fraction, amounts)
     wanted = (
         (uncached * of_input + read_ * cached + written * write) * 1000,
         (text + reasoning) * output * 1000,
@@ -137,14 +151,12 @@ def test_costs_are_exact_and_rounded_once(counts: tuple[int, ...], prices: tuple
 
 
 def test_half_a_nano_dollar_is_rounded_up() -> None:
-    table = PriceTable({("", "m"): ModelPrices(input=Decimal("0.0005"))}, version="v")
-    with localcontext() as context:
-        assert context.rounding != ROUND_HALF_UP
-        found = []
-        for tokens in (1, 2, 3, 5):
-            event = a_record(model="m", uncached_input_tokens=tokens)
-            table.charge(event)
-            found.append(costs(event)[0])
+    table = PriceTable({("", "m"): prices(input="0.0005")}, version="v")
+    found = []
+    for tokens in (1, 2, 3, 5):
+        event = a_record(model="m", uncached_input_tokens=tokens)
+        table.charge(event)
+        found.append(costs(event)[0])
     assert found == [1, 1, 2, 3]
 
 
@@ -224,8 +236,8 @@ models:
         ("version: v\nmodels:\n  - x", 3, "a model must be a mapping"),
         ("version: v\nmodels:\n  - input: 1", 3, "name is missing"),
         ("version: v\nmodels:\n  - name: [a]\n    input: 1", 3, "a name must be text"),
-        ("version: v\nmodels:\n  - name: a", 3, "a has neither a price for input nor one per page"),
-        ("version: v\nmodels:\n  - name: a\n    output: 1", 3, "a has neither a price for input nor one per page"),
+        ("version: v\nmodels:\n  - name: a", 3, "a needs a price for one of input, page, image"),
+        ("version: v\nmodels:\n  - name: a\n    output: 1", 3, "a needs a price for one of input, page, image"),
         ("version: v\nmodels:\n  - name: a\n    inputs: 1", 4, "inputs is not known in a model"),
         ("version: v\nmodels:\n  - name: a\n    [x]: 1", 4, "this key is not known in a model"),
         ("version: v\nmodels:\n  - name: a\n    input: 1\n    aliases: b", 5, "aliases must be a list"),

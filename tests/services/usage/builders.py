@@ -8,7 +8,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from services.usage.events import Event, Outcome, UsageSource
+from msgspec.structs import replace
+
+from common.metering.event_proto import encode
+from common.metering.record import Attempt, Outcome, UsageRecord, UsageSource
+from common.metering.units import Cost, Unit
 from turnpike.usage.v1 import ingest_pb2
 
 NOW = datetime(2026, 6, 15, 12, 0, tzinfo=UTC)
@@ -27,7 +31,7 @@ def uuid7(at_ms: int) -> bytes:
     return bytes(raw)
 
 
-PLAIN = Event(
+PLAIN = UsageRecord(
     event_id=b"",
     request_id="req-1",
     user_id="alice",
@@ -43,52 +47,47 @@ PLAIN = Event(
     stream=True,
     outcome=Outcome.COMPLETED,
     usage_source=UsageSource.PROVIDER,
-    uncached_input_tokens=10,
-    cache_read_tokens=3,
-    cache_write_tokens=2,
-    text_output_tokens=20,
-    reasoning_tokens=5,
+    quantities={
+        Unit.UNCACHED_INPUT: 10,
+        Unit.CACHE_READ: 3,
+        Unit.CACHE_WRITE: 2,
+        Unit.TEXT_OUTPUT: 20,
+        Unit.REASONING: 5,
+    },
     total_tokens=40,
-    ocr_pages=0,
-    images=0,
-    input_cost_nanousd=1_500,
-    output_cost_nanousd=2_500_000_000,
-    ocr_cost_nanousd=0,
+    costs={Cost.INPUT: 1_500, Cost.OUTPUT: 2_500_000_000},
     priced=True,
     price_version="2026-06",
-    attempts=1,
-    fallback_from="",
-    error_code="",
+    attempts=[Attempt("openai", status=200, milliseconds=110, may_be_billed=True)],
     bytes_in=100,
     bytes_out=5_000_000_000,
     latency_ms=120,
     first_byte_ms=30,
-    max_tokens=None,
     temperature=0.5,
-    top_p=None,
 )
 
 
-COUNTS = [name for name in Event._fields if name.endswith(("_tokens", "_nanousd", "_ms")) and name != "max_tokens"]
-"""The fields that a crash leaves unknown."""
+def event(*, at_ms: int = NOW_MS - HOUR_MS // 2, **changes: Any) -> UsageRecord:
+    """Make a record of its own id, half an hour before NOW unless said otherwise.
+
+    ``changes`` are of its fields, or of a quantity or a cost under the name of its column.
+    """
+    counts = {Unit(name): changes.pop(name) for name in [*changes] if name in [*Unit]}
+    costs = {Cost(name): changes.pop(name) for name in [*changes] if name in [*Cost]}
+    given = {"event_id": uuid7(at_ms), "quantities": PLAIN.quantities | counts, "costs": PLAIN.costs | costs}
+    return replace(PLAIN, **given | changes)
 
 
-def event(*, at_ms: int = NOW_MS - HOUR_MS // 2, **changes: Any) -> Event:
-    """Make an event of its own id, half an hour before NOW unless said otherwise."""
-    return PLAIN._replace(**{"event_id": uuid7(at_ms), **changes})
-
-
-def crashed(completed: Event) -> Event:
+def crashed(completed: UsageRecord, **changes: Any) -> UsageRecord:
     """Make what a recovery writes for the same request: no counts, no end."""
-    unknown: dict[str, Any] = dict.fromkeys(COUNTS, 0)
-    unknown |= {"status": 0, "outcome": Outcome.CRASHED, "usage_source": UsageSource.NONE}
-    return completed._replace(**unknown)
+    unknown: dict[str, Any] = dict.fromkeys(("total_tokens", "latency_ms", "first_byte_ms", "status"), 0)
+    unknown |= {"quantities": {}, "costs": {}, "outcome": Outcome.CRASHED, "usage_source": UsageSource.NONE}
+    return replace(completed, **unknown | changes)
 
 
-def message(of: Event) -> ingest_pb2.UsageEvent:
-    """Make the event's protobuf message."""
-    fields = {name: value for name, value in of._asdict().items() if value is not None}
-    return ingest_pb2.UsageEvent(**fields | {"attempts": [ingest_pb2.Attempt()] * of.attempts})
+def message(of: UsageRecord) -> ingest_pb2.UsageEvent:
+    """Make the record's protobuf message."""
+    return ingest_pb2.UsageEvent.FromString(encode(of))
 
 
 def batch_ids() -> Iterator[str]:

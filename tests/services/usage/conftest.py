@@ -14,9 +14,10 @@ from pydantic import SecretStr
 from services.usage.clickhouse_store import ClickHouseStore
 from services.usage.connections import CHDB_OPTIONS, Connect, embedded, server
 from services.usage.migrations import Place
-from services.usage.store import FakeUsageStore, UsageStore
+from services.usage.store import UsageStore
 from tests.services.usage.builders import RAW_DAYS
 from tests.services.usage.clickhouse_bridge import ClickHouseBridge, running
+from tests.services.usage.fake_store import FakeUsageStore
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,11 @@ import pytest
 from pydantic import SecretStr
 
 from common.errors import Unavailable
+from common.metering.record import Outcome, UsageSource
+from common.metering.units import Unit
 from services.usage.clickhouse_store import ClickHouseStore
-from services.usage.columns import column_types
+from services.usage.columns import columns_of
 from services.usage.connections import Connect, StoreRefused, server
-from services.usage.events import Event, Outcome, UsageSource
 from services.usage.migrations import Place, migrate
 from services.usage.summaries import Everyone
 from tests.services.usage.builders import HOUR_MS, NOW_MS, batch_ids, crashed, event
@@ -35,8 +36,7 @@ async def requests(store: ClickHouseStore) -> int:
     return (await store.summarize(Everyone(), since_ms=NOW_MS - 24 * HOUR_MS, until_ms=NOW_MS)).totals.requests
 
 
-def test_the_event_is_the_message() -> None:
-    assert [field.name for field in ingest_pb2.UsageEvent.DESCRIPTOR.fields] == list(Event._fields)
+def test_outcomes_and_sources_have_the_numbers_of_the_message() -> None:
     for ours, theirs, prefix in (
         (Outcome, ingest_pb2.Outcome, "OUTCOME_"),
         (UsageSource, ingest_pb2.UsageSource, "USAGE_SOURCE_"),
@@ -50,7 +50,7 @@ async def test_the_types_of_an_insert_are_those_of_the_table(
     clickhouse: ClickHouseStore, connect: Connect, place: Place
 ) -> None:
     found = dict(ask(connect, "SELECT name, type FROM system.columns WHERE table = '{dataset}'", place=place))
-    expected = dict(zip(Event._fields, (kind.name for kind in column_types()), strict=True))
+    expected = {column.name: column.type.name for column in columns_of()}
     assert {name: found[name].replace(" ", "") for name in expected} == {
         name: kind.replace(" ", "") for name, kind in expected.items()
     }
@@ -58,13 +58,19 @@ async def test_the_types_of_an_insert_are_those_of_the_table(
 
 
 async def test_every_field_is_stored_as_it_came(clickhouse: ClickHouseStore, connect: Connect, place: Place) -> None:
-    one = event(max_tokens=0, temperature=None, top_p=0.25, error_code="ü\0'", bytes_in=2**32 - 1, bytes_out=2**64 - 1)
+    counts: dict[str, Any] = {str(unit): 2**32 - 1 - number for number, unit in enumerate(Unit)}
+    odd: dict[str, Any] = {"max_tokens": 0, "temperature": None, "top_p": 0.25, "error_code": "ü\0'"}
+    one = event(**odd, **counts, bytes_in=2**32 - 1, bytes_out=2**64 - 1)
     await clickhouse.insert([one], batch_id=next(batch_ids()))
-    names = ", ".join(Event._fields[1:])
-    query = f"SELECT event_id, toUnixTimestamp64Milli(ts), {names} FROM {{table}}"  # noqa: S608 - our own names
+    columns = columns_of()
+    names = ", ".join(column.name for column in columns)
+    query = f"SELECT toUnixTimestamp64Milli(ts), {names} FROM {{table}}"  # noqa: S608 - our own names
     (row,) = ask(connect, query, place=place)
-    wanted = one._replace(outcome="completed", usage_source="provider")  # type: ignore[arg-type] # names, as it is read
-    assert row == (UUID(bytes=one.event_id), NOW_MS - HOUR_MS // 2, *wanted[1:])
+    found = dict(zip(["ts", *(column.name for column in columns)], row, strict=True))
+    wanted = {column.name: column.read(one) for column in columns}
+    wanted |= {"ts": NOW_MS - HOUR_MS // 2, "event_id": UUID(bytes=one.event_id)}
+    wanted |= {"outcome": "completed", "usage_source": "provider"}
+    assert found == wanted
 
 
 async def test_migrations_run_once_for_each_dataset(connect: Connect, place: Place) -> None:

@@ -11,9 +11,9 @@ from common.errors import InvalidRequest, PermissionDenied, Unavailable
 from common.identity.principal import NOBODY, Kind, Principal
 from services.usage.core import UsageCore, visible_to
 from services.usage.keys import KEY_HOLDER
-from services.usage.store import FakeUsageStore
 from services.usage.summaries import Everyone, OneUser, Sums
 from tests.services.usage.builders import HOUR_MS, NOW, NOW_MS, event, uuid7
+from tests.services.usage.fake_store import FakeUsageStore
 
 BATCH = "00000000-0000-4000-8000-0000000000AB"
 DAY_MS = 24 * HOUR_MS
@@ -58,11 +58,10 @@ async def test_a_batch_has_a_size(core: UsageCore, count: int) -> None:
         ({"event_id": uuid7(0)}, "event_id"),
         ({"event_id": uuid7(NOW_MS - 400 * DAY_MS - 1)}, "event_id"),
         ({"event_id": uuid7(NOW_MS + DAY_MS + 1)}, "event_id"),
-        ({"outcome": 0}, "outcome"),
-        ({"outcome": 7}, "outcome"),
-        ({"usage_source": 0}, "usage_source"),
-        ({"usage_source": 4}, "usage_source"),
+        ({"outcome": None}, "outcome"),
+        ({"usage_source": None}, "usage_source"),
         ({"status": 1000}, "status"),
+        ({"ocr_pages": 2**32}, "quantities.ocr_pages"),
     ],
 )
 async def test_one_wrong_event_refuses_the_batch(

@@ -7,7 +7,7 @@ import itertools
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,19 @@ import pytest
 from clickhouse_connect.driver import Client
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
+from common.background import Health
+from common.metering.record import UsageRecord
 from services.usage.clickhouse_store import ClickHouseStore
 from services.usage.connections import embedded
-from services.usage.events import Event
 from services.usage.hourly import OVERLAP_SECONDS, chunks
 from services.usage.migrations import Place
-from services.usage.rollup import Rollup
-from services.usage.store import FakeUsageStore, NullUsageStore, UsageStore
-from services.usage.summaries import Everyone, OneUser, Sums, Whose
+from services.usage.rollup import rollup
+from services.usage.store import NullUsageStore, UsageStore
+from services.usage.summaries import Everyone, OneUser, Sums, UsageScope, sum_names
 from tests.services.usage.builders import HOUR_MS, NOW, NOW_MS, batch_ids, crashed, event
+from tests.services.usage.fake_store import FakeUsageStore
 
 DAY_MS = 24 * HOUR_MS
 START_MS = NOW_MS - DAY_MS
@@ -48,7 +51,7 @@ class Database:
         place = replace(self.place, **changes)
         return ClickHouseStore(self.connect, place=place, readers=1, overlap_seconds=0)
 
-    async def insert(self, store: UsageStore, *events: Event) -> None:
+    async def insert(self, store: UsageStore, *events: UsageRecord) -> None:
         """Insert the events as a batch of their own."""
         await store.insert(events, batch_id=next(self.ids))
 
@@ -70,18 +73,18 @@ async def store(database: Database) -> AsyncIterator[ClickHouseStore]:
         yield opened
 
 
-async def requests(store: UsageStore, *, whose: Whose = Everyone(), until_ms: int = NOW_MS) -> int:  # noqa: B008 - frozen
-    return (await store.summarize(whose, since_ms=START_MS, until_ms=until_ms)).totals.requests
+async def requests(store: UsageStore, *, scope: UsageScope = Everyone(), until_ms: int = NOW_MS) -> int:  # noqa: B008 - frozen
+    return (await store.summarize(scope, since_ms=START_MS, until_ms=until_ms)).totals.requests
 
 
-def at(hours: float, **changes: Any) -> Event:
+def at(hours: float, **changes: Any) -> UsageRecord:
     """Make an event so many hours after the start."""
     return event(at_ms=START_MS + round(hours * HOUR_MS), **changes)
 
 
 def test_hourly_rows_have_the_fields_of_the_sums(store: ClickHouseStore, database: Database) -> None:
     found = database.client.query(f"SELECT * FROM {database.hourly} LIMIT 0").column_names  # noqa: S608 - our own name
-    assert list(found[8:]) == [one.name for one in fields(Sums)]
+    assert sorted(found[8:]) == sorted(sum_names())
 
 
 async def test_the_first_run_takes_in_all_that_is_there(store: ClickHouseStore, database: Database) -> None:
@@ -98,7 +101,7 @@ async def test_sealed_hours_do_not_need_their_events(store: ClickHouseStore, dat
     database.client.command(f"TRUNCATE TABLE {database.events}")
     for _ in range(2):
         assert await requests(store) == 5
-        assert await requests(store, whose=OneUser("user-0")) == 3
+        assert await requests(store, scope=OneUser("user-0")) == 3
         await store.roll_up(now_ms=NOW_MS + DAY_MS)
 
 
@@ -117,12 +120,12 @@ async def test_what_really_happened_takes_the_place_of_a_crash_in_another_group(
     store: ClickHouseStore, database: Database
 ) -> None:
     real = at(1.5, provider="second", model="b")
-    await database.insert(store, crashed(real._replace(provider="first", model="a")))
+    await database.insert(store, crashed(real, provider="first", model="a"))
     await store.roll_up(now_ms=NOW_MS)
     await database.insert(store, real)
     for _ in range(2):
-        for whose in (Everyone(), OneUser("alice")):
-            found = await store.summarize(whose, since_ms=START_MS, until_ms=NOW_MS)
+        for scope in (Everyone(), OneUser("alice")):
+            found = await store.summarize(scope, since_ms=START_MS, until_ms=NOW_MS)
             assert [name for name, _ in found.providers] == ["second"]
             assert (found.totals.requests, found.totals.errors) == (1, 0)
         assert await store.roll_up(now_ms=NOW_MS) in (0, 1)
@@ -132,7 +135,7 @@ async def test_a_process_that_read_before_and_writes_after_another_changes_nothi
     store: ClickHouseStore, database: Database
 ) -> None:
     real = at(1.5, provider="second")
-    await database.insert(store, crashed(real._replace(provider="first")), at(1.25))
+    await database.insert(store, crashed(real, provider="first"), at(1.25))
     await store.roll_up(now_ms=NOW_MS)
     old = f"{database.hourly}_old"
     database.client.command(f"CREATE TABLE {old} ENGINE = Memory AS SELECT * FROM {database.hourly}")  # noqa: S608
@@ -140,10 +143,10 @@ async def test_a_process_that_read_before_and_writes_after_another_changes_nothi
     assert await store.roll_up(now_ms=NOW_MS) == 1
     database.client.command(f"INSERT INTO {database.hourly} SELECT * FROM {old}")  # noqa: S608
     database.client.command(f"TRUNCATE TABLE {database.events}")
-    assert await requests(store) == await requests(store, whose=OneUser("alice")) == 2
+    assert await requests(store) == await requests(store, scope=OneUser("alice")) == 2
 
 
-async def test_an_hour_whose_events_may_be_gone_is_not_done_again(database: Database) -> None:
+async def test_an_hour_scope_events_may_be_gone_is_not_done_again(database: Database) -> None:
     now_ms = NOW_MS - 40 * DAY_MS
     async with database.store() as store:
         await database.insert(store, event(at_ms=now_ms - 1), event(at_ms=now_ms - 2))
@@ -189,14 +192,14 @@ class Scene:
     database: Database
     start_ms: int
     plain: FakeUsageStore = field(default_factory=FakeUsageStore)
-    stored: list[Event] = field(default_factory=list)
-    open: list[Event] = field(default_factory=list)
+    stored: list[UsageRecord] = field(default_factory=list)
+    open: list[UsageRecord] = field(default_factory=list)
 
     async def add(self, drawn: list[tuple[int, bool, dict[str, Any]]]) -> None:
         """Store events; of some of them only the crash, as of a service that was killed."""
         for offset, crashes, changes in drawn:
             real = event(at_ms=self.start_ms + offset, **changes)
-            self.stored.append(crashed(real._replace(provider="first")) if crashes else real)
+            self.stored.append(crashed(real, provider="first") if crashes else real)
             if crashes:
                 self.open.append(real)
         await self._both(self.stored[-len(drawn) :])
@@ -220,12 +223,12 @@ class Scene:
         since = self.start_ms + which % 3 * HOUR_MS // 2
         edges = [since, since + which % 5 * 1000, self.start_ms + 2 * HOUR_MS, self.start_ms + 6 * HOUR_MS - which % 2]
         reader = self.stores[which % 2]
-        for whose in (Everyone(), OneUser("alice")):
+        for scope in (Everyone(), OneUser("alice")):
             window = {"since_ms": edges[0], "until_ms": edges[-1]}
-            assert await reader.summarize(whose, **window) == await self.plain.summarize(whose, **window)
-            assert await reader.slices(whose, edges_ms=edges) == await self.plain.slices(whose, edges_ms=edges)
+            assert await reader.summarize(scope, **window) == await self.plain.summarize(scope, **window)
+            assert await reader.slices(scope, edges_ms=edges) == await self.plain.slices(scope, edges_ms=edges)
 
-    async def _both(self, events: list[Event]) -> None:
+    async def _both(self, events: list[UsageRecord]) -> None:
         if events:
             batch_id = str(uuid.uuid4())
             await self.stores[0].insert(events, batch_id=batch_id)
@@ -316,7 +319,7 @@ def now() -> datetime:
 
 async def test_the_loop_rolls_up_at_once_and_again() -> None:
     store = Turns(3)
-    async with Rollup(store, clock=now, interval_seconds=0):
+    async with rollup(store, clock=now, interval_seconds=0):
         await store.done.wait()
     assert store.rolled_up_at[:3] == [NOW_MS] * 3
 
@@ -324,13 +327,24 @@ async def test_the_loop_rolls_up_at_once_and_again() -> None:
 async def test_the_loop_outlives_a_store_that_is_away() -> None:
     store = Turns(3)
     store.away = True
-    async with Rollup(store, clock=now, interval_seconds=0):
-        await store.done.wait()
-        store.away = False
-        store.done.clear()
-        store.left = 1
-        await store.done.wait()
+    with capture_logs() as logs:
+        async with rollup(store, clock=now, interval_seconds=0):
+            await store.done.wait()
+            store.away = False
+            store.done.clear()
+            store.left = 1
+            await store.done.wait()
     assert store.rolled_up_at
+    assert logs[0]["event"] == "a background loop failed"
+
+
+async def test_a_store_that_stays_away_shows_in_the_health() -> None:
+    store, health = Turns(1), Health()
+    store.away = True
+    with capture_logs():
+        async with rollup(store, clock=now, interval_seconds=0, health=health):
+            await health.wait_for_change()
+            assert health.failing == {"rollup"}
 
 
 async def test_the_null_store_has_nothing_to_roll_up() -> None:

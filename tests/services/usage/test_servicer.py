@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from common.identity.principal import Kind, Principal
 from common.logs import NullCallLog
+from common.metering.units import Cost, sums_of
 from common.serving.auth import CREDENTIAL_HEADERS, AuthInterceptor
 from common.serving.errors import ErrorInterceptor
 from common.serving.server import Server
@@ -26,11 +27,11 @@ from services.usage.servicer import (
     SERVICES,
     UsageIngestServicer,
     UsageServicer,
-    to_event,
 )
-from services.usage.store import FakeUsageStore, UsageStore
+from services.usage.store import UsageStore
 from tests.common.identity.fake_authenticator import FakeAuthenticator
 from tests.services.usage.builders import NOW, event, message
+from tests.services.usage.fake_store import FakeUsageStore
 from turnpike.usage.v1 import ingest_pb2, ingest_pb2_grpc, usage_pb2, usage_pb2_grpc
 
 SERVICE_KEY = "a-service-key-for-tests"
@@ -271,6 +272,18 @@ async def test_what_is_wrong_and_what_may_be_repeated(start: Start) -> None:
     assert len(store.events) == 1
 
 
-def test_an_event_survives_its_message() -> None:
-    for one in (event(), event(max_tokens=0, temperature=None, top_p=0.0)):
-        assert to_event(message(one)) == one
+async def test_what_this_version_does_not_know_is_refused_by_its_place(start: Start) -> None:
+    client = await start()
+    unknown = message(event())
+    unknown.quantities["parsecs"] = 1
+    request = ingest_pb2.RecordUsageRequest(batch_id=BATCH, events=[message(event()), unknown])
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await client.ingest.RecordUsage(request, metadata=INTERNAL)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert refused.value.details() == "events[1] is not stored: parsecs is not a unit"
+
+
+def test_every_public_sum_is_in_the_answers() -> None:
+    shown = set(usage_pb2.Totals.DESCRIPTOR.fields_by_name)
+    assert set(sums_of()) <= shown
+    assert {f"{cost.name.lower()}_estimated_cost_usd" for cost in Cost} <= shown

@@ -10,17 +10,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from common.metering.record import Outcome, UsageSource
+from common.metering.units import Cost, Unit
 from services.usage.clickhouse_store import ClickHouseStore
-from services.usage.events import Event, Outcome, UsageSource
-from services.usage.store import FakeUsageStore, NullUsageStore, UsageStore
-from services.usage.summaries import Everyone, OneUser, Summary, Sums, Whose
+from services.usage.store import NullUsageStore, UsageStore
+from services.usage.summaries import Everyone, OneUser, Summary, Sums, UsageScope
 from tests.services.usage.builders import HOUR_MS, NOW_MS, batch_ids, crashed, event
+from tests.services.usage.fake_store import FakeUsageStore
 
 DAY_MS = 24 * HOUR_MS
 
 
-async def summary(store: UsageStore, *, whose: Whose = Everyone(), since_ms: int = NOW_MS - DAY_MS) -> Summary:  # noqa: B008 - frozen
-    return await store.summarize(whose, since_ms=since_ms, until_ms=NOW_MS)
+async def summary(store: UsageStore, *, scope: UsageScope = Everyone(), since_ms: int = NOW_MS - DAY_MS) -> Summary:  # noqa: B008 - frozen
+    return await store.summarize(scope, since_ms=since_ms, until_ms=NOW_MS)
 
 
 async def test_an_empty_window_is_all_zeros(store: UsageStore) -> None:
@@ -33,15 +35,9 @@ async def test_one_event_is_summed_up_in_every_group(store: UsageStore) -> None:
     sums = Sums(
         requests=1,
         errors=0,
-        input_tokens=15,
-        output_tokens=25,
         total_tokens=40,
-        cached_tokens=3,
-        reasoning_tokens=5,
-        ocr_pages=0,
-        input_cost_nanousd=1_500,
-        output_cost_nanousd=2_500_000_000,
-        ocr_cost_nanousd=0,
+        quantities={"input_tokens": 15, "output_tokens": 25, "cached_tokens": 3, "reasoning_tokens": 5},
+        costs={Cost.INPUT: 1_500, Cost.OUTPUT: 2_500_000_000},
         unpriced_requests=0,
         timed_requests=1,
         latency_ms=120,
@@ -101,7 +97,7 @@ async def test_a_user_sees_their_own_events_only(store: UsageStore) -> None:
         await store.insert([event(user_id=name, model=f"of {name}") for _ in range(number + 1)], batch_id=batch_id)
     for number, name in enumerate(names):
         if name:
-            found = await summary(store, whose=OneUser(name))
+            found = await summary(store, scope=OneUser(name))
             assert found.totals.requests == number + 1
             assert [model for model, _ in found.models] == [f"of {name}"]
     assert (await summary(store)).totals.requests == 15
@@ -121,10 +117,11 @@ async def test_lists_are_bounded_and_ordered(store: UsageStore) -> None:
 
 
 async def test_a_price_is_unknown_only_when_something_was_used(store: UsageStore) -> None:
-    nothing = dict.fromkeys((name for name in Event._fields if name.endswith("_tokens") and name != "max_tokens"), 0)
-    unpriced = [event(priced=False, **{**nothing, **used}) for used in ({}, {"ocr_pages": 2}, {"reasoning_tokens": 1})]
+    nothing: dict[str, Any] = {"quantities": {}, "total_tokens": 0}
+    used = [nothing | {"quantities": {unit: 1}} for unit in Unit]
+    unpriced = [event(priced=False, **each) for each in (nothing, nothing | {"total_tokens": 1}, *used)]
     await store.insert([*unpriced, event(**nothing)], batch_id=next(batch_ids()))
-    assert (await summary(store)).totals.unpriced_requests == 2
+    assert (await summary(store)).totals.unpriced_requests == 1 + len(Unit)
 
 
 async def test_slices_lie_between_their_edges(store: UsageStore) -> None:
@@ -144,8 +141,8 @@ _COUNTS = st.integers(0, 2**32 - 1)
 _COSTS = st.integers(0, 2**50)
 _NAMES = st.sampled_from(["", "a", "b", "ü/%2F'"])
 _CHANGES: dict[str, st.SearchStrategy[Any]] = {
-    **{name: _COUNTS for name in Event._fields if name.endswith(("_tokens", "_ms")) or name in ("ocr_pages", "images")},
-    **{name: _COSTS for name in Event._fields if name.endswith("_nanousd")},
+    **dict.fromkeys((*Unit, "total_tokens", "latency_ms", "first_byte_ms", "max_tokens"), _COUNTS),
+    **dict.fromkeys(Cost, _COSTS),
     **dict.fromkeys(("model", "path", "type", "provider"), _NAMES),
     "user_id": st.sampled_from(["", "alice", "bob"]),
     "status": st.sampled_from([0, 200, 399, 400, 499, 500]),
@@ -186,9 +183,9 @@ async def test_sums_equal_a_plain_fold(
         batch_id = f"{next(numbers):08x}-0000-4000-8000-000000000000"
         await plain.insert(batch, batch_id=batch_id)
         await clickhouse.insert(batch, batch_id=batch_id)
-    for whose in (Everyone(), OneUser("alice")):
+    for scope in (Everyone(), OneUser("alice")):
         window = {"since_ms": start + HOUR_MS // 4, "until_ms": start + HOUR_MS}
-        assert await clickhouse.summarize(whose, **window) == await plain.summarize(whose, **window)
+        assert await clickhouse.summarize(scope, **window) == await plain.summarize(scope, **window)
 
 
 async def test_the_null_store_forgets() -> None:

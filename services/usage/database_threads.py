@@ -20,7 +20,7 @@ _log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 
-class Lane:
+class DatabaseThreads:
     """Runs blocking work on ``width`` threads; at most ``depth`` pieces wait or run, more are refused.
 
     A client answers one question at a time, so each thread has its own: a long read never holds up a write.
@@ -54,7 +54,7 @@ class Lane:
         try:
             return await asyncio.wrap_future(future)
         except (ClickHouseError, OSError) as error:
-            _log.warning("the usage store failed", lane=self._name, error=one_line(error))
+            _log.warning("the usage store failed", threads=self._name, error=one_line(error))
             raise Unavailable("The usage store is not available; try again.", code="usage_store_unavailable") from error
 
     def _with_client(self, work: Callable[[Client], T]) -> T:

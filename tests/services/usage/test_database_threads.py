@@ -1,4 +1,4 @@
-"""Lanes refuse what would wait too long, and do not forget what a caller left behind."""
+"""Database threads refuse what would wait too long, and do not forget what a caller left behind."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from clickhouse_connect.driver import Client
 
 from common.errors import Unavailable
 from services.usage.connections import Connect
-from services.usage.lanes import Lane
+from services.usage.database_threads import DatabaseThreads
 
 
 @pytest.fixture
-async def lane(connect: Connect) -> Lane:
-    return Lane(connect, name="test", width=1, depth=2)
+async def threads(connect: Connect) -> DatabaseThreads:
+    return DatabaseThreads(connect, name="test", width=1, depth=2)
 
 
-async def test_a_fulllane_refuses(lane: Lane) -> None:
+async def test_full_threads_refuse(threads: DatabaseThreads) -> None:
     started, go_on = Signal(), Signal()
 
     def work(client: Client) -> str:
@@ -26,19 +26,19 @@ async def test_a_fulllane_refuses(lane: Lane) -> None:
         go_on.wait()
         return str(client.command("SELECT 'done'"))
 
-    await lane.open()
-    running = asyncio.create_task(lane.run(work))
+    await threads.open()
+    running = asyncio.create_task(threads.run(work))
     await asyncio.to_thread(started.wait)
-    waiting = asyncio.create_task(lane.run(work))
-    left = asyncio.create_task(lane.run(work))
+    waiting = asyncio.create_task(threads.run(work))
+    left = asyncio.create_task(threads.run(work))
     with pytest.raises(Unavailable):
         await left
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     with pytest.raises(Unavailable):
-        await lane.run(work)
+        await threads.run(work)
     go_on.set()
     assert await waiting == "done"
-    assert await lane.run(work) == "done"
-    await lane.close()
+    assert await threads.run(work) == "done"
+    await threads.close()
