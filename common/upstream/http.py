@@ -1,162 +1,55 @@
-"""HTTP to providers: pooled connections, four timers, and errors in the gateway's own terms.
+"""HTTP to providers: four timers, and errors in the gateway's own terms, over aiohttp (docs/adr/0011).
 
-No retries and no redirects here: the router is the only one who repeats a request.
+No retries and no redirects here: the router is the only one who repeats a request that a provider may have seen.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import math
 import re
 import ssl
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
+import aiohttp
+import structlog
+from aiohttp.http import RawResponseMessage
+from yarl import URL
+
 from common.errors import UpstreamFailed, UpstreamTimeout
-from common.upstream.http_connection import BrokenConnection, Connection
-from common.upstream.sse import KEEP_ALIVE, EventSplitter
+from common.upstream.http_answer import HttpAnswer, Timers
+from common.upstream.http_exchange import BrokenConnection, Exchanges, NotReceived
+from common.upstream.http_parser import MalformedAnswer
+from common.upstream.unreachable import reason_of
+
+__all__ = ("Body", "HttpAnswer", "HttpClient", "Timers", "UnreachableError")
 
 Body: TypeAlias = bytes | memoryview | tuple[bytes | memoryview, ...]
 """A request's body, whole or in pieces; a large one in pieces is sent without ever being put together."""
 
-_MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
-_IDLE_SECONDS: Final = 30.0
-_IDLE_CONNECTIONS: Final = 1024
 _KNOWN_URLS: Final = 256
+_CLOSE_SECONDS: Final = 2.0
 _LINE_BREAK: Final = re.compile(r"[\r\n\0]")
 # Identity, because what is not decompressed need not be compressed again, and events must not wait in a codec.
 _DEFAULT_HEADERS: Final = "accept: */*\r\naccept-encoding: identity\r\nuser-agent: turnpike/0.1\r\n"
 
-
-@dataclass(frozen=True, slots=True)
-class Timers:
-    """The four timers of a request to a provider, and the silence after which a stream is kept alive, in seconds."""
-
-    connect_timeout_seconds: float = 5.0
-    first_byte_timeout_seconds: float = 600.0
-    chunk_timeout_seconds: float = 120.0
-    total_timeout_seconds: float = 1800.0
-    keep_alive_seconds: float = 15.0
+_log = structlog.get_logger()
 
 
 class UnreachableError(UpstreamFailed):
     """No connection came about, so the provider has seen nothing of the request and it may be repeated."""
 
 
-class HttpAnswer:
-    """A provider's answer whose head has arrived and whose body is still on its way."""
-
-    def __init__(self, connection: Connection, *, origin: _Origin, timers: Timers, deadline: float) -> None:
-        self._connection = connection
-        self._origin = origin
-        self._timers = timers
-        self._deadline = deadline
-        self._loop = asyncio.get_running_loop()
-        self._closed = False
-        self._splitter = EventSplitter()
-        self._silent_seconds = 0.0
-        self.status = connection.status
-        self.headers: Mapping[str, str] = connection.headers
-        self.content_type = connection.headers.get("content-type", "application/octet-stream")
-
-    @property
-    def is_event_stream(self) -> bool:
-        """Say whether the body is a stream of server-sent events."""
-        return self.content_type.partition(";")[0].strip().lower() == "text/event-stream"
-
-    async def read(self) -> bytes:
-        """Return the whole body; raises UpstreamFailed when it breaks off, UpstreamTimeout when a timer runs out."""
-        parts: list[bytes] = []
-        size = 0
-        while part := await self._next(self._timers.chunk_timeout_seconds):
-            parts.append(part)
-            size += len(part)
-            if size > _MAX_ANSWER_BYTES:
-                raise UpstreamFailed("The provider's answer is too large.", code="upstream_answer_too_large")
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    async def events(self) -> Sequence[bytes]:
-        """Wait for events and return those that are whole: KEEP_ALIVE in silence, none at the end; raises as ``read``.
-
-        What is left of an event when the body ends is dropped.
-        """
-        limit = self._timers.chunk_timeout_seconds
-        while True:
-            step = min(self._timers.keep_alive_seconds, limit - self._silent_seconds)
-            try:
-                data = await self._next(step)
-            except UpstreamTimeout:
-                self._silent_seconds += step
-                if self._silent_seconds >= limit or self._loop.time() >= self._deadline:
-                    raise
-                return (KEEP_ALIVE,)
-            if not data:
-                return self._splitter.end()
-            self._silent_seconds = 0.0
-            events = self._splitter.feed(data)
-            if events:
-                return events
-
-    @property
-    def complete(self) -> bool:
-        """Say whether the body's end has come, too."""
-        return self._connection.ended
-
-    async def finish(self, *, timeout_seconds: float = 0.25) -> None:
-        """Wait for the end of a body whose content is complete, so that the connection can serve again."""
-        with contextlib.suppress(TimeoutError, BrokenConnection):
-            until = self._loop.time() + timeout_seconds
-            while await self._connection.read(until=until):
-                pass
-
-    def close(self) -> None:
-        """Let go of the connection; one whose body was not read to its end is closed, so that the provider stops."""
-        if not self._closed:
-            self._closed = True
-            self._origin.give_back(self._connection, now=self._loop.time())
-
-    async def _next(self, timeout_seconds: float) -> bytes:
-        try:
-            return await self._connection.read(until=min(self._loop.time() + timeout_seconds, self._deadline))
-        except TimeoutError:
-            raise UpstreamTimeout("The provider stopped sending.", code="upstream_timeout") from None
-        except BrokenConnection:
-            raise UpstreamFailed("The provider broke off its answer.", code="upstream_cut") from None
-
-
-@dataclass(slots=True)
-class _Origin:
-    """A scheme, host and port, and the idle connections to it, the one used last on top."""
-
-    host: str
-    port: int
-    tls: ssl.SSLContext | None
-    idle: list[Connection] = field(default_factory=list)
-
-    def take(self, *, now: float) -> Connection | None:
-        """Return a connection that still stands, None when there is none."""
-        while self.idle:
-            connection = self.idle.pop()
-            if connection.open and now - connection.idle_since < _IDLE_SECONDS:
-                return connection
-            connection.close()
-        return None
-
-    def give_back(self, connection: Connection, *, now: float) -> None:
-        """Keep a connection whose exchange is over, and close any other."""
-        if connection.finished and len(self.idle) < _IDLE_CONNECTIONS:
-            connection.idle_since = now
-            self.idle.append(connection)
-        else:
-            connection.close()
-
-
 @dataclass(frozen=True, slots=True)
 class _Target:
-    origin: _Origin
+    origin: aiohttp.ClientRequest
+    """What aiohttp connects by."""
     start: str
     """The request line after its method, and the headers that are always sent."""
 
@@ -164,31 +57,50 @@ class _Target:
 class HttpClient:
     """Connections to every provider; an async context manager. ``timers`` hold for each request.
 
-    ``tls`` says whom https trusts; the system's authorities when None.
+    ``tls`` says whom https trusts; the system's authorities when None. An unused connection is closed after
+    ``idle_seconds``, or earlier if the provider says so; there are at most ``max_connections``, and whoever gets none
+    within the connect timer has not reached the provider.
     """
 
-    def __init__(self, *, timers: Timers, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        timers: Timers,
+        tls: ssl.SSLContext | None = None,
+        idle_seconds: float = 30.0,
+        max_connections: int = 8192,
+    ) -> None:
         self._timers = timers
-        self._origins: dict[tuple[str, str, int], _Origin] = {}
-        self._targets: dict[str, _Target] = {}
         self._tls = tls
-        self._entered = False
+        self._idle_seconds = idle_seconds
+        self._max_connections = max_connections
+        seconds = min(timers.connect_timeout_seconds, timers.total_timeout_seconds)
+        self._connect_timeout = aiohttp.ClientTimeout(connect=seconds, ceil_threshold=math.inf)
+        self._connector: aiohttp.TCPConnector | None = None
+        self._origins: dict[str, aiohttp.ClientRequest] = {}
+        self._targets: dict[str, _Target] = {}
 
     async def __aenter__(self) -> HttpClient:
         """Return the client; it connects when asked to."""
-        self._entered = True
+        self._connector = aiohttp.TCPConnector(
+            # The system's resolver, with its hosts file; aiohttp would take another one when it finds it installed.
+            resolver=aiohttp.ThreadedResolver(),
+            ssl=self._tls or True,
+            keepalive_timeout=self._idle_seconds,
+            limit=self._max_connections,
+        )
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the idle connections."""
-        self._entered = False
-        for origin in self._origins.values():
-            while origin.idle:
-                origin.idle.pop().close()
-        # Transports close in the loop's next round.
-        await asyncio.sleep(0)
+        """Close the connections."""
+        connector, self._connector = self._connector, None
+        if connector is not None:
+            # A connection that still has to send something would keep it waiting.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await connector.close()
 
     async def post(self, url: str, *, body: Body, headers: Mapping[str, str]) -> HttpAnswer:
         """Send a request and return when the answer's head is there; the caller closes the answer.
@@ -199,53 +111,83 @@ class HttpClient:
 
     async def request(self, method: str, url: str, *, body: Body = b"", headers: Mapping[str, str]) -> HttpAnswer:
         """Send a request of any method, without a body when ``body`` is empty; else the same as ``post``."""
-        if not self._entered:
-            raise RuntimeError("the client is used outside of its context")
         target = self._targets.get(url) or self._new_target(url)
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        deadline = now + self._timers.total_timeout_seconds
+        deadline = asyncio.get_running_loop().time() + self._timers.total_timeout_seconds
         pieces = body if isinstance(body, tuple) else (body,)
         head = _head(method, target.start, headers=headers, size=sum(map(len, pieces)))
-        connection = target.origin.take(now=now) or await self._connect(target.origin)
+        exchange = await self._connect(target.origin)
         try:
-            await connection.send(head, pieces, bodyless=method == "HEAD")
-            await connection.head(until=min(loop.time() + self._timers.first_byte_timeout_seconds, deadline))
-        except TimeoutError:
-            connection.close()
-            raise UpstreamTimeout("The provider did not answer in time.", code="upstream_timeout") from None
-        except BrokenConnection:
-            connection.close()
-            raise UpstreamFailed("The provider closed the connection.", code="upstream_failed") from None
-        except BaseException:
-            # The caller has gone, and the provider must see it.
-            connection.close()
+            message = await self._ask(exchange, head, pieces, bodyless=method == "HEAD", deadline=deadline)
+        except NotReceived:
+            # It had closed an unused connection and never saw the request.
+            exchange = await self._connect(target.origin, unused=False)
+            message = await self._ask(exchange, head, pieces, bodyless=method == "HEAD", deadline=deadline)
+        try:
+            return HttpAnswer(exchange, message, timers=self._timers, deadline=deadline)
+        except UpstreamFailed:
+            exchange.close()
             raise
-        return HttpAnswer(connection, origin=target.origin, timers=self._timers, deadline=deadline)
 
-    async def _connect(self, origin: _Origin) -> Connection:
-        loop = asyncio.get_running_loop()
+    async def _ask(
+        self, exchange: Exchanges, head: bytes, body: Sequence[bytes | memoryview], *, bodyless: bool, deadline: float
+    ) -> RawResponseMessage:
+        """Send a request and return the answer's head; raises NotReceived where another connection may be tried."""
+        now = asyncio.get_running_loop().time()
+        until = min(now + self._timers.first_byte_timeout_seconds, deadline)
         try:
-            async with asyncio.timeout(self._timers.connect_timeout_seconds):
-                _, connection = await loop.create_connection(Connection, origin.host, origin.port, ssl=origin.tls)
-        except (TimeoutError, OSError):
-            raise UnreachableError("The provider cannot be reached.", code="upstream_unreachable") from None
-        return connection
+            await exchange.send(head, body, bodyless=bodyless, until=until)
+            return await exchange.head(until=until)
+        except BaseException as error:
+            # Also when the caller has gone: the provider must see it.
+            exchange.close()
+            if isinstance(error, TimeoutError):
+                raise UpstreamTimeout("The provider did not answer in time.", code="upstream_timeout") from None
+            if isinstance(error, MalformedAnswer):
+                raise UpstreamFailed("The provider's answer is not HTTP.", code="upstream_malformed") from None
+            if isinstance(error, BrokenConnection) or (isinstance(error, NotReceived) and not exchange.served):
+                raise UpstreamFailed("The provider closed the connection.", code="upstream_failed") from None
+            raise
+
+    async def _connect(self, origin: aiohttp.ClientRequest, *, unused: bool = True) -> Exchanges:
+        """Return a connection for one exchange, an ``unused`` one if there is one; raises UnreachableError."""
+        if self._connector is None:
+            raise RuntimeError("the client is used outside of its context")
+        while True:
+            try:
+                connection = await self._connector.connect(origin, traces=[], timeout=self._connect_timeout)
+            except (aiohttp.ClientError, OSError, ValueError) as error:
+                raise self._unreachable(origin.url, error) from None
+            transport, handler = connection.transport, connection.protocol
+            if transport is None or handler is None:
+                connection.close()
+                raise self._unreachable(origin.url, ConnectionResetError(errno.ECONNRESET, ""))
+            exchange = transport.get_protocol()
+            if not isinstance(exchange, Exchanges):
+                exchange = Exchanges(transport, handler)
+                transport.set_protocol(exchange)
+            if exchange.take(connection) and (unused or not exchange.served):
+                return exchange
+            exchange.close()
+            if not exchange.served:
+                raise self._unreachable(origin.url, ConnectionResetError(errno.ECONNRESET, ""))
+
+    def _unreachable(self, url: URL, error: Exception) -> UnreachableError:
+        reason = reason_of(error, seconds=self._timers.connect_timeout_seconds)
+        _log.warning("upstream unreachable", host=url.host, port=url.port, reason=reason)
+        return UnreachableError(f"The provider cannot be reached: {reason}.", code="upstream_unreachable")
 
     def _new_target(self, url: str) -> _Target:
         parts = urlsplit(url)
-        host, secure = parts.hostname or "", parts.scheme == "https"
-        port = parts.port or (443 if secure else 80)
-        key = (parts.scheme, host, port)
-        if key not in self._origins:
-            if secure and self._tls is None:
-                self._tls = ssl.create_default_context()
-            self._origins[key] = _Origin(host, port, self._tls if secure else None)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         authority = parts.netloc.rpartition("@")[2]
-        target = _Target(self._origins[key], f" {path} HTTP/1.1\r\nhost: {authority}\r\n{_DEFAULT_HEADERS}")
         if _LINE_BREAK.search(path + authority) or " " in path:
             raise ValueError("a URL with a space or a line break")
+        address = f"{parts.scheme}://{authority}"
+        origin = self._origins.get(address)
+        if origin is None:
+            origin = aiohttp.ClientRequest("POST", URL(address), loop=asyncio.get_running_loop())
+            self._origins[address] = origin
+        target = _Target(origin, f" {path} HTTP/1.1\r\nhost: {origin.headers['host']}\r\n{_DEFAULT_HEADERS}")
         # Paths may hold ids, and the table must not grow with them.
         if len(self._targets) < _KNOWN_URLS:
             self._targets[url] = target

@@ -13,7 +13,6 @@ import pytest
 
 from common.errors import UpstreamFailed, UpstreamTimeout
 from common.upstream.http import HttpAnswer, HttpClient, Timers, UnreachableError
-from common.upstream.http_connection import Connection
 from common.upstream.sse import KEEP_ALIVE
 from tests.common.raw_upstream import HEAD_JSON, HEAD_STREAM, LAST_CHUNK, Request, chunk, serving
 
@@ -496,60 +495,3 @@ async def test_three_hundred_requests_at_once_wait_for_no_connection() -> None:
 async def test_a_client_outside_of_its_context_says_so() -> None:
     with pytest.raises(RuntimeError, match="context"):
         await HttpClient(timers=timers()).post("http://127.0.0.1:1/", body=b"{}", headers={})
-
-
-_SHORT_ANSWER = HEAD_JSON + b"content-length: 2\r\n\r\n{}"
-
-
-class NoTransport(asyncio.Transport):
-    """Takes whatever is written."""
-
-    def write(self, data: object) -> None:
-        """Drop it."""
-
-    def is_closing(self) -> bool:
-        """Say no."""
-        return False
-
-
-async def head_awaited() -> tuple[Connection, asyncio.Task[None]]:
-    """Return a connection that has sent a request, and the task that waits for the answer's head."""
-    connection = Connection()
-    connection.connection_made(NoTransport())
-    await connection.send(b"", (), bodyless=False)
-    waiting = asyncio.create_task(connection.head(until=asyncio.get_running_loop().time() + 60))
-    await asyncio.sleep(0)
-    return connection, waiting
-
-
-async def test_data_that_come_in_the_round_of_a_cancellation_do_not_undo_it() -> None:
-    connection, waiting = await head_awaited()
-
-    def cancel_and_arrive() -> None:
-        waiting.cancel()
-        connection.data_received(_SHORT_ANSWER)
-
-    asyncio.get_running_loop().call_soon(cancel_and_arrive)
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
-
-
-async def test_data_let_a_waiting_task_go_on_at_once() -> None:
-    connection, waiting = await head_awaited()
-    done = asyncio.get_running_loop().create_future()
-
-    def arrive() -> None:
-        connection.data_received(_SHORT_ANSWER)
-        done.set_result(waiting.done())
-
-    asyncio.get_running_loop().call_soon(arrive)
-    assert await done
-    connection.connection_lost(None)
-
-
-async def test_a_task_may_let_another_go_on() -> None:
-    connection, waiting = await head_awaited()
-    connection.data_received(_SHORT_ANSWER)
-    await waiting
-    assert connection.status == 200
-    connection.connection_lost(None)
