@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pydantic import Field, field_validator
 
 from common.metering.prices import PriceSettings
@@ -19,7 +21,26 @@ class MeteredSettings(ServiceSettings):
     """How often events are shipped to the usage service, and the outbox is synced to the disk."""
 
 
-class UpstreamSettings(PriceSettings, MeteredSettings):
+class TimerFields:
+    """The four timers of a service with an upstream; each service says which variables they come from."""
+
+    connect_timeout_seconds: float
+    first_byte_timeout_seconds: float
+    chunk_timeout_seconds: float
+    total_timeout_seconds: float
+
+    @property
+    def timers(self) -> Timers:
+        """The four timers."""
+        return Timers(
+            connect_timeout_seconds=self.connect_timeout_seconds,
+            first_byte_timeout_seconds=self.first_byte_timeout_seconds,
+            chunk_timeout_seconds=self.chunk_timeout_seconds,
+            total_timeout_seconds=self.total_timeout_seconds,
+        )
+
+
+class UpstreamSettings(TimerFields, PriceSettings, MeteredSettings):
     """The timers of inference, the prices, and the sandbox, for a service that asks a provider of models."""
 
     sandbox_url: str = Field("", validation_alias="TURNPIKE_SANDBOX_URL")
@@ -43,10 +64,4 @@ class UpstreamSettings(PriceSettings, MeteredSettings):
     @property
     def timers(self) -> Timers:
         """The four timers and the keep-alive."""
-        return Timers(
-            connect_timeout_seconds=self.connect_timeout_seconds,
-            first_byte_timeout_seconds=self.first_byte_timeout_seconds,
-            chunk_timeout_seconds=self.chunk_timeout_seconds,
-            total_timeout_seconds=self.total_timeout_seconds,
-            keep_alive_seconds=self.keep_alive_seconds,
-        )
+        return replace(super().timers, keep_alive_seconds=self.keep_alive_seconds)

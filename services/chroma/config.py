@@ -9,8 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 
 from common.settings import Key
-from common.upstream.http import Timers
-from common.upstream.settings import MeteredSettings
+from common.upstream.settings import MeteredSettings, TimerFields
 from services.chroma.namespace import checked_separator
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -19,7 +18,7 @@ _NOT_FOR_KEYS: Final = frozenset(
 )
 
 
-class ChromaSettings(MeteredSettings):
+class ChromaSettings(TimerFields, MeteredSettings):
     """What the Chroma service reads from the environment; an empty variable counts as not set."""
 
     listen: str = Field("127.0.0.1:18085", validation_alias="TURNPIKE_CHROMA_LISTEN")
@@ -78,16 +77,6 @@ class ChromaSettings(MeteredSettings):
         if not key:
             return {}
         return {self.auth_header: f"{self.auth_scheme} {key}" if self.auth_scheme else key}
-
-    @property
-    def timers(self) -> Timers:
-        """The four timers."""
-        return Timers(
-            connect_timeout_seconds=self.connect_timeout_seconds,
-            first_byte_timeout_seconds=self.first_byte_timeout_seconds,
-            chunk_timeout_seconds=self.chunk_timeout_seconds,
-            total_timeout_seconds=self.total_timeout_seconds,
-        )
 
 
 def normalized(base_url: str) -> str:
