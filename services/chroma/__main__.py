@@ -27,16 +27,16 @@ from services.chroma.servicer import (
     ChromaHttpServicer,
     ChromaServicer,
 )
-from services.chroma.upstream import HttpUpstream, NullUpstream, Upstream
+from services.chroma.store import HttpStore, NullStore, Store
 from turnpike.chroma.v1.chroma_http_pb2_grpc import add_ChromaHttpServiceServicer_to_server
 from turnpike.chroma.v1.chroma_pb2_grpc import add_ChromaServiceServicer_to_server
 
 
-def upstream_of(settings: ChromaSettings, http: HttpClient) -> Upstream:
+def store_of(settings: ChromaSettings, http: HttpClient) -> Store:
     """Return the Chroma server that the settings name."""
     if not settings.base_url:
-        return NullUpstream()
-    return HttpUpstream(http, base_url=settings.base_url, headers=settings.upstream_headers, secret=settings.api_key)
+        return NullStore()
+    return HttpStore(http, base_url=settings.base_url, headers=settings.upstream_headers, secret=settings.api_key)
 
 
 def server_of(
@@ -82,9 +82,10 @@ async def main(settings: ChromaSettings) -> None:
     ):
         server = server_of(
             Chroma(
-                upstream_of(settings, http),
+                store_of(settings, http),
                 meter=Meter(outbox, service="chroma", telemetry=telemetry),
                 separator=settings.namespace_separator,
+                tenant_per_user=settings.tenant_per_user,
             ),
             telemetry=telemetry,
             log=call_log(settings.log_level),

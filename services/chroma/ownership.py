@@ -14,10 +14,10 @@ from typing import Final
 import msgspec
 
 from common.errors import UpstreamFailed
+from services.chroma.expiring_cache import ExpiringCache
 from services.chroma.namespace import Namespace
 from services.chroma.refusals import invalid, missing
-from services.chroma.remembered import Remembered
-from services.chroma.upstream import Upstream, database_path
+from services.chroma.store import Store, database_path
 
 _SECONDS: Final = 5.0
 _CAPACITY: Final = 10_000
@@ -25,13 +25,14 @@ _HEX: Final = re.compile(r"[0-9a-f]{32}", re.IGNORECASE)
 _HYPHENS: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
-class _Found(msgspec.Struct):
+class _Collection(msgspec.Struct):
     id: str
     database: str
+    tenant: str
 
 
 def canonical(written: str) -> str:
-    """Return a UUID in its usual spelling; raises Refused for what Chroma does not take for one.
+    """Return a UUID in its usual spelling; raises Refusal for what Chroma does not take for one.
 
     Chroma also takes capitals, no hyphens, ``{braces}`` and ``urn:uuid:``; source: the Rust crate ``uuid``, parser.rs.
     """
@@ -48,35 +49,38 @@ def canonical(written: str) -> str:
 
 
 class Ownership:
-    """Asks Chroma whose a collection is, and remembers a yes for seconds.
+    """Asks Chroma whether a collection is in a database, and takes a yes for seconds.
 
     A collection never changes its database, so that a yes stays true; of a deleted one Chroma knows nothing any more.
     """
 
-    def __init__(self, upstream: Upstream, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._upstream = upstream
-        self._known: Remembered[tuple[str, str, str]] = Remembered(seconds=_SECONDS, capacity=_CAPACITY, clock=clock)
+    def __init__(self, store: Store, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._owned: ExpiringCache[tuple[str, str, str], str] = ExpiringCache(
+            seconds=_SECONDS, capacity=_CAPACITY, clock=clock
+        )
 
-    async def check(self, namespace: Namespace, *, database: str, collection_id: str) -> None:
-        """Return if the collection is in the user's database of that name; raises Refused, or UpstreamFailed.
+    async def check(self, namespace: Namespace, *, tenant: str, database: str, collection_id: str) -> None:
+        """Return if the collection is in the user's database of that name; raises Refusal, or UpstreamFailed.
 
-        ``collection_id`` is canonical. A stranger's collection is as unknown as one that never was.
+        ``collection_id`` is canonical, ``tenant`` the user's. A stranger's collection is as unknown as one that never
+        was.
         """
         key = (namespace.user_id, database, collection_id)
-        if key in self._known:
+        if self._owned.get(key) == tenant:
             return
-        stored = namespace.stored(database)
-        answer = await self._upstream.request("GET", f"{database_path(stored)}/collections/by-id/{collection_id}")
+        stored = namespace.stored_name(database)
+        path = f"{database_path(tenant, stored)}/collections/by-id/{collection_id}"
+        answer = await self._store.request("GET", path)
         if answer.status == 404:
             raise missing(f"Collection [{collection_id}] does not exist.")
-        if answer.status != 200 or not _is(answer.body, collection_id=collection_id, stored=stored):
-            raise UpstreamFailed("Chroma did not say whose this collection is.", code="upstream_malformed")
-        self._known.add(key)
+        if answer.status != 200 or _read(answer.body) != _Collection(collection_id, stored, tenant):
+            raise UpstreamFailed("Chroma did not say in which database this collection is.", code="upstream_malformed")
+        self._owned.put(key, tenant)
 
 
-def _is(body: bytes, *, collection_id: str, stored: str) -> bool:
+def _read(body: bytes) -> _Collection | None:
     try:
-        found = msgspec.json.decode(body, type=_Found)
+        return msgspec.json.decode(body, type=_Collection)
     except (ValueError, RecursionError):
-        return False
-    return found.id == collection_id and found.database == stored
+        return None

@@ -10,7 +10,7 @@ import msgspec
 from common.errors import chroma_name
 
 
-class Refused(Exception):
+class Refusal(Exception):
     """A request that goes no further; ``body`` is the answer in Chroma's form.
 
     ``error`` is the name by which chromadb chooses its exception, by default the one for ``status``. ``code`` is the
@@ -38,20 +38,20 @@ def error_body(error: str, message: str) -> bytes:
     return msgspec.json.encode({"error": error, "message": message})
 
 
-def invalid(message: str, *, code: str = "invalid_request") -> Refused:
+def invalid(message: str, *, code: str = "invalid_request") -> Refusal:
     """Refuse what cannot be understood."""
-    return Refused(message, status=400, code=code)
+    return Refusal(message, status=400, code=code)
 
 
-def missing(message: str, *, code: str = "not_found") -> Refused:
+def missing(message: str, *, code: str = "not_found") -> Refusal:
     """Refuse what does not exist, or belongs to somebody else."""
-    return Refused(message, status=404, code=code)
+    return Refusal(message, status=404, code=code)
 
 
-def wrong_method(allowed: Iterable[str]) -> Refused:
+def wrong_method(allowed: Iterable[str]) -> Refusal:
     """Refuse a method that the path does not take; ``allowed`` are those that it does."""
     names = ", ".join(sorted(allowed))
-    return Refused(
+    return Refusal(
         f"This path takes {names} only.",
         status=405,
         code="method_not_allowed",
@@ -59,19 +59,19 @@ def wrong_method(allowed: Iterable[str]) -> Refused:
     )
 
 
-def outdated() -> Refused:
+def outdated() -> Refusal:
     """Refuse the first version of Chroma's API, in the words of Chroma."""
     message = "The v1 API is deprecated. Please use /v2 apis"
-    return Refused(message, status=410, code="api_version", error="Unimplemented")
+    return Refusal(message, status=410, code="api_version", error="Unimplemented")
 
 
-def not_isolated(what: str) -> Refused:
+def not_isolated(what: str) -> Refusal:
     """Refuse what would reach across users."""
     message = f"{what} not available through the gateway, because one user's cannot be kept from another's."
-    return Refused(message, status=403, code="not_isolated")
+    return Refusal(message, status=403, code="not_isolated")
 
 
-def unreadable(problem: str) -> Refused:
+def unreadable(problem: str) -> Refusal:
     """Refuse a body of the wrong shape, in the words of Chroma."""
     message = f"Failed to deserialize the JSON body into the target type: {problem}"
-    return Refused(message, status=422, code="invalid_body")
+    return Refusal(message, status=422, code="invalid_body")

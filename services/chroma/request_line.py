@@ -12,22 +12,22 @@ from services.chroma.refusals import invalid, missing
 Query = tuple[tuple[str, str], ...]
 
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_PARAMETERS_AT_MOST: Final = 100
+_MAX_PARAMETERS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
 class RequestLine:
-    """A path's segments and a query's parameters, decoded."""
+    """A path's segments and a query's parameters, decoded; no two parameters have the same name."""
 
     segments: tuple[str, ...]
     query: Query
 
 
 def read_target(target: str) -> RequestLine:
-    """Read what follows /v1/chroma in a request; raises Refused.
+    """Read what follows /v1/chroma in a request; raises Refusal.
 
-    ``//`` and a slash at the end are unknown paths, as they are to Chroma. A decoded slash, a dot segment or a NUL is
-    refused: whoever reads the path after the gateway must see the same segments.
+    ``//`` and a slash at the end are unknown paths, as they are to Chroma. A decoded slash, a dot segment, a NUL or a
+    parameter that is there twice is refused: whoever reads the path after the gateway must see the same.
     """
     path, _, query = target.partition("?")
     if path and not path.startswith("/"):
@@ -52,9 +52,15 @@ def _segment(raw: str) -> str:
 
 def _parameters(query: str) -> Query:
     pairs = [pair.partition("=") for pair in query.split("&") if pair]
-    if len(pairs) > _PARAMETERS_AT_MOST:
+    if len(pairs) > _MAX_PARAMETERS:
         raise invalid("The query has too many parameters.", code="invalid_query")
-    return tuple((_decoded(name.replace("+", " ")), _decoded(value.replace("+", " "))) for name, _, value in pairs)
+    parameters: dict[str, str] = {}
+    for raw_name, _, value in pairs:
+        name = _decoded(raw_name.replace("+", " "))
+        if name in parameters:
+            raise invalid(f"Failed to deserialize query string: duplicate field `{name}`", code="invalid_query")
+        parameters[name] = _decoded(value.replace("+", " "))
+    return tuple(parameters.items())
 
 
 def _decoded(raw: str) -> str:

@@ -14,28 +14,31 @@ from typing import Final
 from services.chroma.refusals import missing, not_isolated, outdated, wrong_method
 
 
-class Does(Enum):
-    """What becomes of a request."""
+class Action(Enum):
+    """What the gateway does with a request."""
 
     FORWARD = "forward"
     IDENTITY = "identity"
     """Answered here: Chroma knows one identity only, its own."""
     TENANT = "tenant"
-    """Answered here: there is one tenant."""
+    """Answered here: a user sees one tenant."""
     LIST_DATABASES = "list_databases"
-    """Chroma's list, without other users' databases."""
+    """The user's part of Chroma's list."""
     CREATE_DATABASE = "create_database"
     """Forwarded, with a name of the user's."""
     REFUSE = "refuse"
 
 
-class Holds(Enum):
-    """What of an answer must be shown under the user's own names."""
+class AnswerKind(Enum):
+    """What is in a good answer, as far as something in it is rewritten."""
 
-    NOTHING = "nothing"
+    OTHER = "other"
+    """Nothing is rewritten."""
     DATABASE = "database"
     COLLECTION = "collection"
     COLLECTIONS = "collections"
+    LIMITS = "limits"
+    """What Chroma takes at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +51,9 @@ class Route:
 
     method: str
     template: str
-    does: Does = Does.FORWARD
+    action: Action = Action.FORWARD
     keys: frozenset[str] | None = None
-    holds: Holds = Holds.NOTHING
+    answer: AnswerKind = AnswerKind.OTHER
     upstream: str = ""
     refusal: str = ""
 
@@ -68,7 +71,7 @@ _WHERE: Final = frozenset({"ids", "where", "where_document"})
 
 
 def _refused(method: str, template: str, refusal: str) -> Route:
-    return Route(method, template, Does.REFUSE, refusal=refusal)
+    return Route(method, template, Action.REFUSE, refusal=refusal)
 
 
 ROUTES: Final = (
@@ -77,24 +80,24 @@ ROUTES: Final = (
     Route("GET", f"{_V2}/heartbeat"),
     Route("GET", f"{_V2}/healthcheck"),
     Route("GET", f"{_V2}/version"),
-    Route("GET", f"{_V2}/pre-flight-checks"),
-    Route("GET", f"{_V2}/auth/identity", Does.IDENTITY),
-    Route("GET", _TENANT, Does.TENANT),
-    Route("GET", _DATABASES, Does.LIST_DATABASES),
-    Route("POST", _DATABASES, Does.CREATE_DATABASE, keys=frozenset({"name"})),
-    Route("GET", _DATABASE, holds=Holds.DATABASE),
+    Route("GET", f"{_V2}/pre-flight-checks", answer=AnswerKind.LIMITS),
+    Route("GET", f"{_V2}/auth/identity", Action.IDENTITY),
+    Route("GET", _TENANT, Action.TENANT),
+    Route("GET", _DATABASES, Action.LIST_DATABASES),
+    Route("POST", _DATABASES, Action.CREATE_DATABASE, keys=frozenset({"name"})),
+    Route("GET", _DATABASE, answer=AnswerKind.DATABASE),
     Route("DELETE", _DATABASE),
-    Route("GET", _COLLECTIONS, holds=Holds.COLLECTIONS),
+    Route("GET", _COLLECTIONS, answer=AnswerKind.COLLECTIONS),
     Route(
         "POST",
         _COLLECTIONS,
         keys=frozenset({"name", "metadata", "configuration", "schema", "get_or_create"}),
-        holds=Holds.COLLECTION,
+        answer=AnswerKind.COLLECTION,
     ),
     Route("GET", f"{_DATABASE}/collections_count"),
-    Route("GET", f"{_COLLECTIONS}/by-id/{{collection_id}}", holds=Holds.COLLECTION),
+    Route("GET", f"{_COLLECTIONS}/by-id/{{collection_id}}", answer=AnswerKind.COLLECTION),
     # The same place in the path is a collection's name to GET and DELETE, and its UUID to PUT.
-    Route("GET", _NAMED, holds=Holds.COLLECTION),
+    Route("GET", _NAMED, answer=AnswerKind.COLLECTION),
     Route("DELETE", _NAMED),
     Route("PUT", _RECORDS, keys=frozenset({"new_name", "new_metadata", "new_configuration"})),
     Route("POST", f"{_RECORDS}/add", keys=_BATCH),
@@ -135,7 +138,7 @@ _TABLE: Final = _by_length()
 
 
 def find(method: str, segments: Sequence[str]) -> tuple[Route, dict[str, str]]:
-    """Return the route of a request and what fills its slots; raises Refused when there is none, or it is refused."""
+    """Return the route of a request and what fills its slots; raises Refusal when there is none, or it is refused."""
     if tuple(segments[:2]) == ("api", "v1"):
         raise outdated()
     wanted = "GET" if method == "HEAD" else method
@@ -145,7 +148,7 @@ def find(method: str, segments: Sequence[str]) -> tuple[Route, dict[str, str]]:
         if slots is None:
             continue
         if route.method == wanted:
-            if route.does is Does.REFUSE:
+            if route.action is Action.REFUSE:
                 raise not_isolated(route.refusal)
             return route, slots
         allowed |= {"GET", "HEAD"} if route.method == "GET" else {route.method}

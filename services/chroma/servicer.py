@@ -8,7 +8,7 @@ from typing import Final
 
 from common.errors import InvalidRequest
 from common.identity.principal import Requirement, Scope
-from common.reply import Head, all_but_last
+from common.reply import Collected
 from common.request import current_call
 from common.serving.auth import CREDENTIAL_HEADERS
 from common.serving.http_body import BodyView, HttpReply
@@ -44,12 +44,9 @@ class ChromaHttpServicer(chroma_http_pb2_grpc.ChromaHttpServiceServicer):
         target = call.metadata.get("x-envoy-original-path", "")
         if not target.startswith(PATH):
             raise InvalidRequest("This RPC is for HTTP through the edge: gRPC callers have ChromaService.")
-        asked = ChromaRequest(call.method, target[len(PATH) :], bytes(request.data))
-        answer = await self._chroma.answer(asked, call=call)
-        body = b"" if call.method == "HEAD" else answer.body
         reply = HttpReply(call, context)
-        reply.begin(Head(answer.status, answer.content_type, answer.headers))
-        return await reply.end(await all_but_last(body, reply))
+        forwarded = ChromaRequest(call.method, target[len(PATH) :], bytes(request.data))
+        return await reply.end(await self._chroma.answer(forwarded, call=call, reply=reply))
 
 
 class ChromaServicer(chroma_pb2_grpc.ChromaServiceServicer):
@@ -61,8 +58,11 @@ class ChromaServicer(chroma_pb2_grpc.ChromaServiceServicer):
     async def Forward(self, request: chroma_pb2.ForwardRequest, context: Context) -> chroma_pb2.ForwardResponse:
         """Answer as over HTTP."""
         call = current_call()
-        asked = ChromaRequest(request.method, request.path, request.body)
-        answer = await self._chroma.answer(asked, call=call)
-        await context.send_initial_metadata((("x-request-id", call.request_id), *answer.headers.items()))
-        body = b"" if request.method == "HEAD" else answer.body
-        return chroma_pb2.ForwardResponse(status=answer.status, content_type=answer.content_type, body=body)
+        reply = Collected()
+        forwarded = ChromaRequest(request.method, request.path, request.body)
+        last = await self._chroma.answer(forwarded, call=call, reply=reply)
+        head = reply.head
+        await context.send_initial_metadata((("x-request-id", call.request_id), *head.headers.items()))
+        return chroma_pb2.ForwardResponse(
+            status=head.status, content_type=head.content_type, body=b"".join((*reply.pieces, last))
+        )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from services.chroma.request_line import Query, query_string
-from services.chroma.upstream import UpstreamAnswer
+from services.chroma.store import StoreAnswer
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -22,6 +22,15 @@ class Received:
     target: str
     headers: dict[str, str]
     body: bytes
+
+
+def web_answer(status: int, body: bytes, *, content_type: str = "application/json", **headers: str) -> Handler:
+    """Return a handler that always answers this."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        return web.Response(status=status, body=body, content_type=content_type, headers=headers)
+
+    return answer
 
 
 @asynccontextmanager
@@ -45,16 +54,16 @@ async def fake_server(answer: Handler) -> AsyncIterator[tuple[str, list[Received
 
 
 @dataclass
-class FakeUpstream:
-    """Answers from a function, and keeps what was asked as ``METHOD path?query``."""
+class FakeStore:
+    """Answers from a function, and keeps the requests as ``METHOD path?query``."""
 
-    answer: Callable[[str, str], UpstreamAnswer] = lambda method, path: UpstreamAnswer(200, b"{}")
-    asked: list[str] = field(default_factory=list)
+    answer: Callable[[str, str], StoreAnswer] = lambda method, path: StoreAnswer(200, b"{}")
+    requests: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
 
-    async def request(self, method: str, path: str, *, query: Query = (), body: bytes = b"") -> UpstreamAnswer:
+    async def request(self, method: str, path: str, *, query: Query = (), body: bytes = b"") -> StoreAnswer:
         """Answer."""
         target = f"{path}?{query_string(query)}" if query else path
-        self.asked.append(f"{method} {target}")
+        self.requests.append(f"{method} {target}")
         self.bodies.append(body)
         return self.answer(method, target)

@@ -26,7 +26,7 @@ from common.telemetry import Telemetry
 from common.upstream.http import HttpClient, Timers
 from services.chroma.__main__ import server_of
 from services.chroma.core import Chroma
-from services.chroma.upstream import HttpUpstream, Upstream
+from services.chroma.store import HttpStore, Store
 from tests.common.metering.fake_outbox import FakeOutbox
 from tests.e2e.stack import bounded
 from turnpike.chroma.v1 import chroma_http_pb2_grpc, chroma_pb2, chroma_pb2_grpc
@@ -140,11 +140,11 @@ def _texts(metadata: Any) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def running_service(upstream: Upstream, *, separator: str = SEPARATOR) -> AsyncIterator[Service]:
-    """Run the service in front of an upstream, as __main__ wires it."""
+async def running_service(store: Store, *, separator: str = SEPARATOR) -> AsyncIterator[Service]:
+    """Run the service in front of a store, as __main__ wires it."""
     outbox = FakeOutbox()
     telemetry = Telemetry("chroma")
-    chroma = Chroma(upstream, meter=Meter(outbox, service="chroma", telemetry=telemetry), separator=separator)
+    chroma = Chroma(store, meter=Meter(outbox, service="chroma", telemetry=telemetry), separator=separator)
     server = server_of(
         chroma, telemetry=telemetry, log=NullCallLog(), authenticator=AuthenticatorOfUsers(), service_key=_SERVICE_KEY
     )
@@ -157,8 +157,8 @@ async def running_service(upstream: Upstream, *, separator: str = SEPARATOR) -> 
 
 @asynccontextmanager
 async def service_before(url: str, *, timers: Timers = TIMERS, **options: Any) -> AsyncIterator[Service]:
-    """Run the service in front of the Chroma at ``url``; ``options`` are HttpUpstream's."""
+    """Run the service in front of the Chroma at ``url``; ``options`` are HttpStore's."""
     async with HttpClient(timers=timers) as http:
-        upstream = HttpUpstream(http, base_url=url, **{"headers": {}, **options})
-        async with running_service(upstream) as service:
+        store = HttpStore(http, base_url=url, **{"headers": {}, **options})
+        async with running_service(store) as service:
             yield service

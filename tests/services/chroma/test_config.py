@@ -39,6 +39,27 @@ def test_how_the_key_is_sent() -> None:
     assert with_scheme.upstream_headers == {"authorization": "Bearer k"}
 
 
+def test_a_key_loses_blanks_and_line_ends() -> None:
+    assert _settings(api_key="\n k\r\n").upstream_headers == {"x-chroma-api-key": "k"}
+
+
+def test_the_timers_have_their_own_variables() -> None:
+    names = ("CONNECT", "FIRST_BYTE", "CHUNK", "TOTAL")
+    own = {f"TURNPIKE_CHROMA_{name}_TIMEOUT_SECONDS": number for number, name in enumerate(names, 1)}
+    timers = _settings(**own, **{f"TURNPIKE_{name}_TIMEOUT_SECONDS": 99 for name in names}).timers
+    assert (
+        timers.connect_timeout_seconds,
+        timers.first_byte_timeout_seconds,
+        timers.chunk_timeout_seconds,
+        timers.total_timeout_seconds,
+    ) == (1, 2, 3, 4)
+
+
+def test_users_have_tenants_unless_the_server_has_one_only() -> None:
+    assert _settings().tenant_per_user
+    assert not _settings(TURNPIKE_CHROMA_TENANT_PER_USER="false").tenant_per_user
+
+
 @pytest.mark.parametrize(
     "fields",
     [

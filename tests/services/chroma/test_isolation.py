@@ -127,7 +127,7 @@ async def test_ways_around_the_path(service: Service, victim: Victim, user: User
 
 
 @pytest.mark.parametrize(
-    "query", ["database={stored}", "database={stored}&database={stored}", "tenant=default_tenant", "Database={stored}"]
+    "query", ["database={stored}", "database=mine&Database={stored}", "tenant=default_tenant", "collection={stored}"]
 )
 async def test_a_query_names_no_other_database(service: Service, victim: Victim, user: UserId, query: str) -> None:
     query = query.format(stored=f"{victim.prefix}mine")
@@ -171,10 +171,35 @@ async def test_a_default_database_that_another_process_deleted_comes_back(
 ) -> None:
     owner, path = user("owner"), f"{DATABASES}/default_database"
     assert (await service.ask(owner, "GET", path)).status == 200
-    prefix = namespace_of(owner, separator=SEPARATOR).prefix
+    namespace = namespace_of(owner, separator=SEPARATOR)
+    stored = f"/api/v2/tenants/{namespace.tenant}/databases/{namespace.prefix}default_database"
     async with httpx.AsyncClient(base_url=chroma_url, trust_env=False) as client:
-        assert (await client.delete(f"{DATABASES}/{prefix}default_database")).status_code == 200
+        assert (await client.delete(stored)).status_code == 200
     assert [(await service.ask(owner, "GET", path)).status for _ in range(2)] == [404, 200]
+
+
+async def test_data_of_an_earlier_version_stay_in_use(chroma_url: str, service: Service, user: UserId) -> None:
+    """Earlier versions kept everybody's databases in one tenant."""
+    owner = user("owner")
+    namespace = namespace_of(owner, separator=SEPARATOR)
+    async with httpx.AsyncClient(base_url=chroma_url, trust_env=False) as client:
+        await client.post(DATABASES, json={"name": f"{namespace.prefix}work"})
+        stored = f"{DATABASES}/{namespace.prefix}work/collections"
+        made = (await client.post(stored, json={"name": "notes"})).json()
+        records = {"ids": ["a"], "embeddings": [[1.0, 2.0]], "documents": ["from before"]}
+        await client.post(f"{stored}/{made['id']}/add", json=records)
+    path = f"{DATABASES}/work/collections"
+    listed = (await service.ask(owner, "GET", DATABASES)).content
+    assert [(database["name"], database["tenant"]) for database in listed] == [
+        ("default_database", "default_tenant"),
+        ("work", "default_tenant"),
+    ]
+    assert (await service.ask(owner, "POST", f"{path}/{made['id']}/get", {})).content["documents"] == ["from before"]
+    collection = (await service.ask(owner, "GET", f"{path}/notes")).content
+    assert (collection["database"], collection["tenant"]) == ("work", "default_tenant")
+    assert (await service.ask(owner, "POST", DATABASES, {"name": "new"})).status == 200
+    listed = (await service.ask(owner, "GET", f"{DATABASES}?limit=2&offset=1")).content
+    assert [database["name"] for database in listed] == ["new", "work"]
 
 
 async def test_over_the_edge(service: Service, victim: Victim, user: UserId, tmp_path: Path) -> None:

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from common.errors import UpstreamFailed
 from services.chroma.namespace import namespace_of
 from services.chroma.ownership import Ownership, canonical
-from services.chroma.refusals import Refused
-from services.chroma.remembered import Remembered
-from services.chroma.upstream import UpstreamAnswer
-from tests.services.chroma.fake_chroma import FakeUpstream
+from services.chroma.refusals import Refusal
+from services.chroma.store import StoreAnswer
+from tests.services.chroma.fake_chroma import FakeStore
 
 ALICE = namespace_of("alice", separator="__")
 BOB = namespace_of("bob", separator="__")
@@ -38,45 +37,45 @@ def test_every_spelling_is_one(made: uuid.UUID) -> None:
     ],
 )
 def test_what_chroma_does_not_take_for_a_uuid_is_refused(spelling: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(Refusal) as refused:
         canonical(spelling)
     assert refused.value.status == 400
     assert b"Collection ID is not a valid UUIDv4" in refused.value.body
 
 
-def _answers(body: str, *, status: int = 200) -> FakeUpstream:
-    return FakeUpstream(lambda method, path: UpstreamAnswer(status, body.encode()))
+def _answers(body: str, *, status: int = 200) -> FakeStore:
+    return FakeStore(lambda method, path: StoreAnswer(status, body.encode()))
 
 
-def _found(stored: str, collection_id: str = ID) -> str:
-    return f'{{"id":"{collection_id}","name":"x","database":"{stored}","tenant":"default_tenant"}}'
+def _collection(stored: str, collection_id: str = ID, *, tenant: str = ALICE.tenant) -> str:
+    return f'{{"id":"{collection_id}","name":"x","database":"{stored}","tenant":"{tenant}"}}'
 
 
-async def test_a_yes_is_remembered_for_seconds_and_for_one_user_and_database() -> None:
+async def test_a_yes_holds_for_seconds_and_for_one_user_and_database() -> None:
     now = [0.0]
-    upstream = _answers(_found(ALICE.stored("mine")))
+    upstream = _answers(_collection(ALICE.stored_name("mine")))
     ownership = Ownership(upstream, clock=lambda: now[0])
     for _ in range(3):
-        await ownership.check(ALICE, database="mine", collection_id=ID)
-    path = f"/api/v2/tenants/default_tenant/databases/{ALICE.prefix}mine/collections/by-id/{ID}"
-    assert upstream.asked == [f"GET {path}"]
+        await ownership.check(ALICE, tenant=ALICE.tenant, database="mine", collection_id=ID)
+    path = f"/api/v2/tenants/{ALICE.tenant}/databases/{ALICE.prefix}mine/collections/by-id/{ID}"
+    assert upstream.requests == [f"GET {path}"]
     upstream.answer = _answers("{}", status=404).answer
     for namespace, database in ((BOB, "mine"), (ALICE, "other")):
-        with pytest.raises(Refused):
-            await ownership.check(namespace, database=database, collection_id=ID)
+        with pytest.raises(Refusal):
+            await ownership.check(namespace, tenant=namespace.tenant, database=database, collection_id=ID)
     now[0] = 5.0
-    with pytest.raises(Refused):
-        await ownership.check(ALICE, database="mine", collection_id=ID)
+    with pytest.raises(Refusal):
+        await ownership.check(ALICE, tenant=ALICE.tenant, database="mine", collection_id=ID)
 
 
-async def test_a_no_is_not_remembered() -> None:
+async def test_a_no_is_asked_for_again() -> None:
     upstream = _answers("{}", status=404)
     ownership = Ownership(upstream)
-    with pytest.raises(Refused) as refused:
-        await ownership.check(ALICE, database="mine", collection_id=ID)
+    with pytest.raises(Refusal) as refused:
+        await ownership.check(ALICE, tenant=ALICE.tenant, database="mine", collection_id=ID)
     assert (refused.value.status, str(refused.value)) == (404, f"Collection [{ID}] does not exist.")
-    upstream.answer = _answers(_found(ALICE.stored("mine"))).answer
-    await ownership.check(ALICE, database="mine", collection_id=ID)
+    upstream.answer = _answers(_collection(ALICE.stored_name("mine"))).answer
+    await ownership.check(ALICE, tenant=ALICE.tenant, database="mine", collection_id=ID)
 
 
 @pytest.mark.parametrize(
@@ -86,22 +85,13 @@ async def test_a_no_is_not_remembered() -> None:
         _answers("{}", status=401),
         _answers("{}"),
         _answers("nonsense"),
-        _answers(_found(BOB.stored("mine"))),
-        _answers(_found("mine")),
-        _answers(_found(ALICE.stored("mine"), str(uuid.uuid4()))),
+        _answers(_collection(BOB.stored_name("mine"))),
+        _answers(_collection("mine")),
+        _answers(_collection(ALICE.stored_name("mine"), tenant=BOB.tenant)),
+        _answers(_collection(ALICE.stored_name("mine"), tenant="default_tenant")),
+        _answers(_collection(ALICE.stored_name("mine"), str(uuid.uuid4()))),
     ],
 )
-async def test_any_other_answer_is_no_yes(upstream: FakeUpstream) -> None:
+async def test_any_other_answer_is_no_yes(upstream: FakeStore) -> None:
     with pytest.raises(UpstreamFailed):
-        await Ownership(upstream).check(ALICE, database="mine", collection_id=ID)
-
-
-def test_memory_is_bounded() -> None:
-    remembered: Remembered[int] = Remembered(seconds=1, capacity=2, clock=lambda: 0.0)
-    for number in (1, 2, 1, 3):
-        remembered.add(number)
-    assert len(remembered) == 2
-    assert [number in remembered for number in (1, 2, 3)] == [True, False, True]
-    remembered.forget(1)
-    remembered.forget(1)
-    assert 1 not in remembered
+        await Ownership(upstream).check(ALICE, tenant=ALICE.tenant, database="mine", collection_id=ID)

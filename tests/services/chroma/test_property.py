@@ -8,12 +8,14 @@ import uuid
 from collections.abc import Coroutine
 from typing import Any, ClassVar, Final
 
-from hypothesis import HealthCheck, Phase, settings
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from services.chroma.namespace import namespace_of
-from tests.services.chroma.support import SEPARATOR, Service
+from tests.services.chroma.memory_chroma import MemoryChroma
+from tests.services.chroma.support import SEPARATOR, Service, running_service
 from tests.services.chroma.tenant import ON_RECORDS, SPELLINGS, Collection, Tenant
 
 USER_IDS: Final = (
@@ -31,27 +33,34 @@ USER_IDS: Final = (
 """Ids that make trouble where they are used as they are; each gets something that no other run has."""
 _COLLECTIONS: Final = ("notes", "a.b-c_d", "NOTES")
 _RECORDS: Final = ("a", "b", "c")
-_MACHINE: Final = settings(
-    max_examples=25,
-    stateful_step_count=50,
-    deadline=None,
-    # Shrinking asks the real server thousands of times; the failing steps say enough.
-    phases=(Phase.reuse, Phase.generate),
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
+
+
+def _machine(*, examples_share: int, steps: int) -> settings:
+    """Return settings for one out of ``examples_share`` of the examples that other tests have."""
+    return settings(
+        max_examples=settings().max_examples // examples_share,
+        stateful_step_count=steps,
+        deadline=None,
+        # Shrinking asks the server thousands of times; the failing steps say enough.
+        phases=(Phase.explicit, Phase.reuse, Phase.generate),
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    )
 
 
 def tenants(service: Service, ids: tuple[str, ...]) -> tuple[list[Tenant], list[str]]:
     """Make users that no Chroma has seen, and the names of databases that they all use.
 
-    Nobody may see another's marker, or anybody's prefix except where it stands in a name that they chose.
+    Nobody may see another's marker, anybody's tenant, or anybody's prefix except where it stands in a name that they
+    chose.
     """
     run = uuid.uuid4().hex
     made = [Tenant(service, f"{name}{run}", marker=f"marker-{run}-{number}") for number, name in enumerate(ids)]
-    prefixes = [namespace_of(tenant.user_id, separator=SEPARATOR).prefix for tenant in made]
+    namespaces = [namespace_of(tenant.user_id, separator=SEPARATOR) for tenant in made]
+    prefixes = [namespace.prefix for namespace in namespaces]
+    stored_tenants = [namespace.tenant for namespace in namespaces]
     names = ["default_database", "mine", "a__b", *(f"{prefix}mine" for prefix in prefixes[:2])]
     for tenant in made:
-        tenant.forbidden = {*prefixes, *(other.marker for other in made if other is not tenant)}
+        tenant.forbidden = {*prefixes, *stored_tenants, *(other.marker for other in made if other is not tenant)}
         tenant.words = sorted(names, key=len, reverse=True)
     return made, names
 
@@ -148,17 +157,29 @@ class Interleaving(RuleBasedStateMachine):
             self.run(user.see_everything())
 
 
-async def test_no_interleaving_lets_one_user_observe_another(service: Service) -> None:
+async def _run(service: Service, *, machine_settings: settings) -> None:
     class Running(Interleaving):
         pass
 
     Running.service, Running.loop = service, asyncio.get_running_loop()
-    await asyncio.to_thread(run_state_machine_as_test, Running, settings=_MACHINE)
+    await asyncio.to_thread(run_state_machine_as_test, Running, settings=machine_settings)
 
 
-async def _live(user: Tenant, everybody: list[Tenant], names: list[str], *, choose: random.Random) -> None:
+@pytest.mark.hypothesis
+async def test_no_interleaving_lets_one_user_observe_another() -> None:
+    async with running_service(MemoryChroma()) as service:
+        await _run(service, machine_settings=_machine(examples_share=4, steps=50))
+
+
+@pytest.mark.hypothesis
+async def test_no_interleaving_does_on_a_real_chroma(service: Service) -> None:
+    """A few of the same steps: they also show that the Chroma in memory answers as the real one."""
+    await _run(service, machine_settings=_machine(examples_share=25, steps=40))
+
+
+async def _live(user: Tenant, everybody: list[Tenant], names: list[str], *, choose: random.Random, rounds: int) -> None:
     """Do things at random, at the same time as the others."""
-    for _ in range(25):
+    for _ in range(rounds):
         user.over = choose.choice(("http", "grpc"))
         database, name = choose.choice(names), choose.choice(_COLLECTIONS)
         await user.create_database(database)
@@ -178,10 +199,22 @@ async def _live(user: Tenant, everybody: list[Tenant], names: list[str], *, choo
     await user.see_everything()
 
 
-async def test_users_at_the_same_time_do_not_meet(service: Service) -> None:
+async def _live_together(service: Service, *, seed: int, rounds: int) -> None:
     users, names = tenants(service, USER_IDS[:6])
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201 - pytest shows it when the test fails
     await asyncio.gather(
-        *(_live(user, users, names, choose=random.Random(seed + number)) for number, user in enumerate(users))
+        *(
+            _live(user, users, names, choose=random.Random(seed + number), rounds=rounds)
+            for number, user in enumerate(users)
+        )
     )
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=3)
+async def test_users_at_the_same_time_do_not_meet(seed: int) -> None:
+    async with running_service(MemoryChroma()) as service:
+        await _live_together(service, seed=seed, rounds=12)
+
+
+async def test_users_at_the_same_time_do_not_meet_on_a_real_chroma(service: Service) -> None:
+    await _live_together(service, seed=0, rounds=5)

@@ -7,8 +7,8 @@ import re
 import httpx
 import pytest
 
-from services.chroma.refusals import Refused
-from services.chroma.routes import ROUTES, Does, find
+from services.chroma.refusals import Refusal
+from services.chroma.routes import ROUTES, Action, find
 
 # Answered, but in no description of Chroma's: the bare path, and a heartbeat.
 _UNDOCUMENTED = {("GET", ""), ("GET", "/api/v2")}
@@ -43,7 +43,7 @@ def test_forwarded_keys_are_those_of_the_real_server(chroma_url: str) -> None:
         for method, operation in methods.items()
         if "requestBody" in operation
     }
-    ours = {(route.method, _shape(route.template)): route for route in ROUTES if route.does is not Does.REFUSE}
+    ours = {(route.method, _shape(route.template)): route for route in ROUTES if route.action is not Action.REFUSE}
     assert {place: set(route.keys) for place, route in ours.items() if route.keys is not None} == {
         place: keys for place, keys in real.items() if place in ours
     }
@@ -83,7 +83,7 @@ def test_slots_are_filled() -> None:
     ],
 )
 def test_everything_else_is_refused(method: str, path: str, status: int, says: str) -> None:
-    with pytest.raises(Refused, match=says) as refused:
+    with pytest.raises(Refusal, match=says) as refused:
         find(method, path.split("/"))
     assert refused.value.status == status
     assert ("allow" in refused.value.headers) == (status == 405)

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from aiohttp import web
+from google.api.httpbody_pb2 import HttpBody
 from pydantic import SecretStr
 
 from common.identity.principal import Kind
@@ -16,8 +17,9 @@ from common.metering.record import Outcome, UsageSource
 from common.settings import MAX_BODY_BYTES
 from common.upstream.http import Timers
 from services.chroma.namespace import namespace_of
-from services.chroma.upstream import NullUpstream, UpstreamAnswer
-from tests.services.chroma.fake_chroma import FakeUpstream, fake_server
+from services.chroma.store import MAX_ANSWER_BYTES, NullStore, StoreAnswer
+from tests.services.chroma.fake_chroma import FakeStore, fake_server, web_answer
+from tests.services.chroma.memory_chroma import MemoryChroma
 from tests.services.chroma.support import (
     DATABASES,
     SEPARATOR,
@@ -26,15 +28,17 @@ from tests.services.chroma.support import (
     running_service,
     service_before,
 )
+from turnpike.chroma.v1 import chroma_pb2
 
 ALICE = namespace_of("alice", separator=SEPARATOR)
 ID = "926ecac4-b0f7-4156-a556-4bb81396a01d"
-FOUND = json.dumps({"id": ID, "name": "x", "database": ALICE.stored("mine"), "tenant": "default_tenant"}).encode()
+OWN = f"/api/v2/tenants/{ALICE.tenant}"
+COLLECTION = json.dumps({"id": ID, "name": "x", "database": ALICE.stored_name("mine"), "tenant": ALICE.tenant}).encode()
 BEARER = {"authorization": f"Bearer {credential_of('alice')}"}
 
 
 async def _ok(request: web.BaseRequest) -> web.StreamResponse:
-    body = FOUND if "/by-id/" in request.raw_path else b"{}"
+    body = COLLECTION if "/by-id/" in request.raw_path else b"{}"
     return web.Response(body=body, content_type="application/json", headers={"server": "chroma", "x-internal": "yes"})
 
 
@@ -58,8 +62,9 @@ async def test_nothing_that_the_client_sends_reaches_chroma_but_its_request() ->
     assert answer.status == 200
     # The request id is the edge's to give.
     assert answer.head == {}
-    check, request = received
-    stored = f"{DATABASES}/{ALICE.prefix}mine/collections"
+    look, check, request = received
+    assert (look.method, look.target, look.body) == ("GET", OWN, b"")
+    stored = f"{OWN}/databases/{ALICE.prefix}mine/collections"
     assert (check.method, check.target, check.body) == ("GET", f"{stored}/by-id/{ID}", b"")
     assert (request.method, request.target) == ("POST", f"{stored}/{ID}/add?read_level=a%26b")
     assert request.body == b'{"ids":[1.50]}'
@@ -77,13 +82,17 @@ async def test_bodies_of_requests_that_have_none_stay_behind() -> None:
     async with fake_server(_ok) as (url, received), service_before(url) as service:
         for method in ("GET", "DELETE"):
             await service.ask("alice", method, f"{DATABASES}/mine/collections/some", {"database": "x"})
-    assert [request.body for request in received] == [b"", b""]
+    assert [request.method for request in received] == ["GET", "GET", "DELETE"]
+    assert [request.body for request in received] == [b"", b"", b""]
 
 
 async def test_names_with_unusual_characters_arrive_as_they_are() -> None:
     async with fake_server(_ok) as (url, received), service_before(url) as service:
         await service.ask("alice", "DELETE", f"{DATABASES}/mine/collections/%25%2b%3F%23%20%C3%A9+~%5c")
-    assert received[0].target.rpartition("/")[2].lower() in {"%25%2b%3f%23%20%c3%a9%2b~%5c", "%25+%3f%23%20%c3%a9+~%5c"}
+    assert received[-1].target.rpartition("/")[2].lower() in {
+        "%25%2b%3f%23%20%c3%a9%2b~%5c",
+        "%25+%3f%23%20%c3%a9+~%5c",
+    }
 
 
 async def test_a_large_body_and_a_large_answer_pass_whole() -> None:
@@ -104,6 +113,7 @@ async def test_a_head_request_gets_no_body() -> None:
     async with fake_server(_ok) as (url, received), service_before(url) as service:
         answer = await service.ask("alice", "HEAD", "/api/v2/heartbeat")
     assert (answer.status, answer.body, received[0].method) == (200, b"", "GET")
+    assert [event.bytes_out for event in service.outbox.events] == [0]
 
 
 @pytest.mark.parametrize("over", ["http", "grpc"])
@@ -111,8 +121,10 @@ async def test_errors_of_chroma_keep_their_status_and_lose_the_secret(over: str)
     secret = SecretStr("a-long-secret-key")
 
     async def refuse(request: web.BaseRequest) -> web.StreamResponse:
-        message = f"key a-long-secret-key may not use [{ALICE.stored('mine')}]"
+        message = f"key a-long-secret-key may not use [{ALICE.stored_name('mine')}]"
         headers = {"retry-after": "3", "chroma-trace-id": "abc", "x-other": "x"}
+        if request.raw_path == OWN:
+            return await _ok(request)
         return web.json_response({"error": "RateLimitError", "message": message}, status=429, headers=headers)
 
     async with fake_server(refuse) as (url, _), service_before(url, secret=secret) as service:
@@ -125,13 +137,196 @@ async def test_errors_of_chroma_keep_their_status_and_lose_the_secret(over: str)
     assert "x-other" not in answer.head
 
 
-async def test_a_redirect_is_not_followed() -> None:
-    async def redirect(request: web.BaseRequest) -> web.StreamResponse:
-        return web.Response(status=302, headers={"location": "http://127.0.0.1:1/elsewhere"})
+BAD_ANSWERS = {
+    "a redirect": web_answer(302, b"", location="http://127.0.0.1:1/elsewhere"),
+    "no content": web_answer(204, b""),
+    "accepted": web_answer(202, b"{}"),
+    "a web page": web_answer(200, b"<html>a proxy's page</html>", content_type="text/html"),
+    "a web page that says it is JSON": web_answer(200, b" <html></html>"),
+    "nothing": web_answer(200, b""),
+    "blanks": web_answer(200, b" \r\n\t"),
+    "an error with a good status": web_answer(200, b'{"error":"InternalError","message":"x"}'),
+    "an error object with a good status": web_answer(201, b'{"error":{"code":5}}'),
+}
+"""What Chroma never answers."""
 
-    async with fake_server(redirect) as (url, received), service_before(url) as service:
+
+@pytest.mark.parametrize("over", ["http", "grpc"])
+@pytest.mark.parametrize("kind", sorted(BAD_ANSWERS))
+async def test_a_bad_answer_is_a_clear_failure(kind: str, over: str) -> None:
+    async with fake_server(BAD_ANSWERS[kind]) as (url, received), service_before(url) as service:
+        if over == "http":
+            answer = await service.ask("alice", "GET", "/api/v2/version")
+            assert (answer.status, answer.content["error"]) == (502, "InternalError")
+        else:
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await service.ask("alice", "GET", "/api/v2/version", over="grpc")
+            assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+    (event,) = service.outbox.events
+    assert len(received) == 1
+    assert (event.status, event.error_code, event.outcome) == (502, "upstream_malformed", Outcome.FAILED)
+
+
+@pytest.mark.parametrize("body", [b'{"name":', b"[]", b'"text"', b"{}", b'{"name":5}', b'{"name":"\xff"}'])
+async def test_an_answer_that_must_be_rewritten_and_cannot_be_is_a_failure(body: bytes) -> None:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        return await _ok(request) if request.raw_path == OWN else await web_answer(200, body)(request)
+
+    async with fake_server(answer) as (url, _), service_before(url) as service:
+        got = await service.ask("alice", "GET", f"{DATABASES}/mine")
+    assert (got.status, got.content["error"]) == (502, "InternalError")
+    assert [event.status for event in service.outbox.events] == [502]
+
+
+@pytest.mark.parametrize("body", [b'{"ids":[nul}', b' "\xff"', b'[1e400,{"a":1,"a":NaN}]', b'{"x":' + b"[" * 9000])
+async def test_an_answer_that_need_not_be_rewritten_keeps_every_byte(body: bytes) -> None:
+    async with fake_server(web_answer(200, body)) as (url, _), service_before(url) as service:
+        answers = [await service.ask("alice", "GET", "/api/v2/version", over=over) for over in ("http", "grpc")]
+    assert [answer.body for answer in answers] == [body, body]
+    assert [(event.status, event.bytes_out) for event in service.outbox.events] == [(200, len(body))] * 2
+
+
+async def test_an_answer_that_is_too_large_is_refused_before_it_is_read() -> None:
+    async def large(request: web.BaseRequest) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-length": str(MAX_ANSWER_BYTES + 1)})
+        await response.prepare(request)
+        await response.write(b"[")
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with fake_server(large) as (url, _), service_before(url) as service:
         answer = await service.ask("alice", "GET", "/api/v2/version")
-    assert (len(received), answer.status, answer.content["error"]) == (1, 502, "InternalError")
+    assert (answer.status, answer.content["error"]) == (502, "InternalError")
+    assert "limit" in answer.content["message"]
+
+
+@pytest.mark.parametrize("answers_before", [0, 1])
+async def test_a_request_that_changes_something_is_sent_once(answers_before: int) -> None:
+    """Also where the server closes a connection that it had kept, at the moment of its reuse."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if request.method == "GET" or sum(each.method == "DELETE" for each in received) <= answers_before:
+            return await _ok(request)
+        assert request.transport is not None
+        request.transport.close()
+        raise ConnectionResetError
+
+    async with fake_server(answer) as (url, received), service_before(url) as service:
+        for _ in range(answers_before):
+            await service.ask("alice", "DELETE", f"{DATABASES}/mine/collections/notes")
+        failed = await service.ask("alice", "DELETE", f"{DATABASES}/mine/collections/notes")
+    assert failed.status == 502
+    assert sum(request.method == "DELETE" for request in received) == answers_before + 1
+
+
+@pytest.mark.parametrize("over", ["http", "grpc"])
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", DATABASES, b'{"name":"fuzz\xb0db"}'),
+        ("POST", DATABASES, b'{"name":18446e44073709551616}'),
+        ("POST", DATABASES, b'{"name":{"a\xbb":1}}'),
+        ("POST", DATABASES, b'{"name":"\\ud800abc"}'),
+        ("POST", DATABASES, b'{"n\xffame":"x"}'),
+        ("POST", DATABASES, b'{"name":' + b"[" * 50_000 + b"]" * 50_000 + b"}"),
+        ("POST", f"{DATABASES}/mine/collections", b'{"name":"notes","database":"\xed\xa0\x80"}'),
+        ("GET", f"{DATABASES}/%ff%fe", b""),
+        ("GET", f"{DATABASES}/mine/collections/%ed%a0%80", b""),
+        ("GET", f"{DATABASES}/mine%2fcollections", b""),
+        ("GET", f"{DATABASES}?limit=1&limit=2", b""),
+        ("GET", f"{DATABASES}?limit=18446744073709551616", b""),
+        ("GET", f"{DATABASES}/mine/collections?database=%ff", b""),
+    ],
+)
+async def test_bad_bytes_are_the_callers_fault(
+    store: FakeStore, over: str, method: str, path: str, body: bytes
+) -> None:
+    async with running_service(store) as service:
+        answer = await service.ask("alice", method, path, body, over=over)
+    assert (answer.status, answer.content["error"]) == (400, "InvalidArgumentError")
+    assert store.requests == []
+    assert [event.status for event in service.outbox.events] == [400]
+
+
+async def test_a_query_does_not_override_the_path(store: FakeStore) -> None:
+    async with running_service(store) as service:
+        for query in ("database=other&collection_id=x", "tenant=default_tenant&database=mine", "collection=y"):
+            await service.ask("alice", "GET", f"{DATABASES}/mine/collections/notes?limit=1&{query}")
+    path = f"GET {OWN}/databases/{ALICE.prefix}mine/collections/notes?limit=1"
+    same = f"{path}&database={ALICE.prefix}mine"
+    assert store.requests == [f"GET {OWN}", f"{path}&collection_id=x", same, path]
+
+
+async def test_both_faces_answer_and_count_alike() -> None:
+    """Every kind of answer over both faces: same bytes, same event but for the RPC's own name."""
+    requests: list[tuple[str, str, Any]] = [
+        ("GET", "/api/v2/heartbeat", None),
+        ("GET", "/api/v2/auth/identity", None),
+        ("GET", "/api/v2/tenants/default_tenant", None),
+        ("GET", DATABASES, None),
+        ("POST", DATABASES, {"name": "mine"}),
+        ("POST", DATABASES, {"name": "mine"}),
+        ("GET", f"{DATABASES}/mine", None),
+        ("GET", f"{DATABASES}/absent", None),
+        ("POST", f"{DATABASES}/mine/collections", {"name": "notes", "get_or_create": True}),
+        ("GET", f"{DATABASES}/mine/collections", None),
+        ("HEAD", f"{DATABASES}/mine/collections", None),
+        ("POST", f"{DATABASES}/mine/collections/{ID}/get", {}),
+        ("POST", "/api/v2/reset", {}),
+        ("DELETE", f"{DATABASES}/mine", None),
+    ]
+    seen = []
+    for over in ("http", "grpc"):
+        async with running_service(MemoryChroma(sequence=True)) as service:
+            answers = [await service.ask("alice", *request, over=over) for request in requests]
+        statuses = [(answer.status, answer.body) for answer in answers]
+        events = [
+            (
+                event.status,
+                event.error_code,
+                event.outcome,
+                event.bytes_in,
+                event.bytes_out,
+                event.user_id,
+                event.provider,
+                [(attempt.provider, attempt.status) for attempt in event.attempts],
+            )
+            for event in service.outbox.events
+        ]
+        seen.append((statuses, events))
+    assert seen[0] == seen[1]
+    assert {status for status, _ in seen[0][0]} == {200, 403, 404, 409}
+
+
+@pytest.mark.parametrize(
+    ("credential", "code"),
+    [
+        ("", grpc.StatusCode.UNAUTHENTICATED),
+        ("wrong", grpc.StatusCode.UNAUTHENTICATED),
+        (credential_of("", kind=Kind.ANONYMOUS), grpc.StatusCode.UNAUTHENTICATED),
+        (credential_of("", kind=Kind.STATIC_KEY), grpc.StatusCode.PERMISSION_DENIED),
+    ],
+)
+async def test_grpc_callers_need_the_same_permission(store: FakeStore, credential: str, code: grpc.StatusCode) -> None:
+    async with running_service(store) as service:
+        request = chroma_pb2.ForwardRequest(method="GET", path="/api/v2/version")
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await service.typed.Forward(request, metadata=(("authorization", f"Bearer {credential}"),))
+    assert error.value.code() is code
+    assert store.requests == []
+
+
+async def test_a_client_that_leaves_within_the_answer_is_accounted_for() -> None:
+    large = b'["' + b"x" * (16 * 1024 * 1024) + b'"]'
+    async with fake_server(web_answer(200, large)) as (url, _), service_before(url) as service:
+        line = {"x-envoy-original-path": "/v1/chroma/api/v2/version", "x-envoy-original-method": "GET"}
+        call = service.http.Forward(HttpBody(), metadata=tuple({**line, **BEARER}.items()))
+        await call.read()
+        call.cancel()
+        await _until_settled(service)
+    (event,) = service.outbox.events
+    assert event.outcome is Outcome.CLIENT_GONE
+    assert 0 < event.bytes_out < len(large)
 
 
 async def _hang(request: web.BaseRequest) -> web.StreamResponse:
@@ -169,16 +364,16 @@ async def test_a_chroma_that_fails(answer: Any, status: int, code: grpc.StatusCo
 async def test_a_chroma_that_is_away_or_not_configured() -> None:
     async with service_before("http://127.0.0.1:1") as service:
         away = await service.ask("alice", "GET", "/api/v2/version")
-    async with running_service(NullUpstream()) as service:
+    async with running_service(NullStore()) as service:
         nowhere = await service.ask("alice", "GET", "/api/v2/version")
     assert (away.status, away.content["error"]) == (502, "InternalError")
     assert (nowhere.status, nowhere.content["error"]) == (503, "InternalError")
 
 
 @pytest.fixture
-def upstream() -> FakeUpstream:
+def store() -> FakeStore:
     """A Chroma that says yes to everything."""
-    return FakeUpstream(lambda method, path: UpstreamAnswer(200, FOUND if "/by-id/" in path else b"[]"))
+    return FakeStore(lambda method, path: StoreAnswer(200, COLLECTION if "/by-id/" in path else b"[]"))
 
 
 @pytest.mark.parametrize(
@@ -192,33 +387,34 @@ def upstream() -> FakeUpstream:
         (credential_of("worker", kind=Kind.PLATFORM_JWT), 200, ""),
     ],
 )
-async def test_chroma_always_needs_a_user(upstream: FakeUpstream, credential: str, status: int, error: str) -> None:
+async def test_chroma_always_needs_a_user(store: FakeStore, credential: str, status: int, error: str) -> None:
     metadata = {"authorization": f"Bearer {credential}"}
-    async with running_service(upstream) as service:
+    async with running_service(store) as service:
         answer = await service.over_http("GET", "/api/v2/version", metadata=metadata)
     assert answer.status == status
     assert (answer.content["error"] if error else "") == error
-    assert bool(upstream.asked) == (status == 200)
+    assert bool(store.requests) == (status == 200)
 
 
 @pytest.mark.parametrize("header", ["authorization", "x-api-key", "api-key", "x-chroma-token"])
-async def test_where_a_credential_may_stand(upstream: FakeUpstream, header: str) -> None:
+async def test_where_a_credential_may_stand(store: FakeStore, header: str) -> None:
     value = credential_of("alice")
     metadata = {header: f"Bearer {value}" if header == "authorization" else value}
-    async with running_service(upstream) as service:
+    async with running_service(store) as service:
         assert (await service.over_http("GET", "/api/v2/version", metadata=metadata)).status == 200
 
 
-async def test_one_event_for_each_request_whatever_it_takes(upstream: FakeUpstream) -> None:
-    async with running_service(upstream) as service:
+async def test_one_event_for_each_request_whatever_it_takes(store: FakeStore) -> None:
+    async with running_service(store) as service:
         await service.ask("alice", "POST", f"{DATABASES}/mine/collections/{ID}/get", b'{"ids":[]}')
-    assert len(upstream.asked) == 2
+    assert len(store.requests) == 3
     (event,) = service.outbox.events
     (intent,) = service.outbox.intents
     assert intent.event_id == event.event_id
     assert (event.type, event.service, event.provider, len(event.attempts)) == ("chroma", "chroma", "chroma", 1)
     assert (event.method, event.user_id, event.status) == ("POST", "alice", 200)
     assert event.path == ("/v1/chroma/api/v2/tenants/{tenant}/databases/{database}/collections/{collection_id}/get")
+    assert [(attempt.provider, attempt.status) for attempt in event.attempts] == [("chroma", 200)]
     assert (event.bytes_in, event.bytes_out) == (10, 2)
     assert (event.outcome, event.usage_source) == (Outcome.COMPLETED, UsageSource.NONE)
     assert event.first_byte_ms >= 1
@@ -236,14 +432,14 @@ async def test_one_event_for_each_request_whatever_it_takes(upstream: FakeUpstre
     ],
 )
 async def test_a_refusal_is_an_answer_and_an_event_and_asks_nobody(
-    upstream: FakeUpstream, method: str, path: str, status: int, code: str
+    store: FakeStore, method: str, path: str, status: int, code: str
 ) -> None:
-    async with running_service(upstream) as service:
+    async with running_service(store) as service:
         answers = [await service.ask("alice", method, path, b"{}", over=over) for over in ("http", "grpc")]
     assert [answer.status for answer in answers] == [status, status]
     assert answers[0].body == answers[1].body
     assert set(answers[0].content) == {"error", "message"}
-    assert upstream.asked == []
+    assert store.requests == []
     assert service.outbox.intents == []
     assert [(event.status, event.error_code, event.outcome) for event in service.outbox.events] == [
         (status, code, Outcome.FAILED)
@@ -258,9 +454,9 @@ async def test_a_client_that_leaves_is_accounted_for() -> None:
         return await _hang(request)
 
     async with fake_server(hang) as (url, _), service_before(url) as service:
-        asking = asyncio.create_task(service.ask("alice", "GET", "/api/v2/version"))
+        request_task = asyncio.create_task(service.ask("alice", "GET", "/api/v2/version"))
         await asyncio.wait_for(arrived.wait(), 10)
-        asking.cancel()
+        request_task.cancel()
         await _until_settled(service)
     assert [event.outcome for event in service.outbox.events] == [Outcome.CLIENT_GONE]
 
@@ -271,7 +467,7 @@ async def _until_settled(service: Service) -> None:
             await asyncio.sleep(0)
 
 
-async def test_the_http_face_is_for_the_edge(upstream: FakeUpstream) -> None:
-    async with running_service(upstream) as service:
+async def test_the_http_face_is_for_the_edge(store: FakeStore) -> None:
+    async with running_service(store) as service:
         answer = await service.over_http("GET", "", metadata={"x-envoy-original-path": "/other", **BEARER})
     assert answer.status == 400
