@@ -61,6 +61,10 @@ class UpstreamFailed(TurnpikeError):
     """The provider could not be reached, or broke off its answer."""
 
 
+class UpstreamMalformed(UpstreamFailed):
+    """The provider answered, and not in a form that can be read; asking again would be billed again."""
+
+
 class Unavailable(TurnpikeError):
     """Something that the gateway needs is away for now; repeating may help."""
 
@@ -105,6 +109,7 @@ ERRORS: Mapping[type[TurnpikeError], ErrorRow] = MappingProxyType(
         RateLimited: ErrorRow("RESOURCE_EXHAUSTED", 429, "rate_limit_error", "rate_limit_exceeded"),
         Internal: ErrorRow("INTERNAL", 500, "server_error", "internal_error"),
         UpstreamFailed: ErrorRow("UNAVAILABLE", 502, "upstream_error", "upstream_failed"),
+        UpstreamMalformed: ErrorRow("INTERNAL", 502, "upstream_error", "upstream_malformed"),
         Unavailable: ErrorRow("UNAVAILABLE", 503, "server_error", "unavailable"),
         UpstreamTimeout: ErrorRow("DEADLINE_EXCEEDED", 504, "upstream_error", "upstream_timeout"),
     }

@@ -94,22 +94,19 @@ class Telemetry:
                     time.perf_counter() - call.started, {"rpc.method": method, "status": call.status}
                 )
 
-    def upstream(
-        self, operation: str, *, provider: str, model: str, attributes: Mapping[str, Any]
-    ) -> AbstractContextManager[Span]:
+    def upstream(self, operation: str, *, model: str, attributes: Mapping[str, Any]) -> AbstractContextManager[Span]:
         """Surround a call to a provider with a client span; ``attributes`` are gen_ai.request.* ones, None left out."""
         if not self.enabled:
             return _NO_SPAN
-        return self._upstream(operation, provider=provider, model=model, attributes=attributes)
+        return self._upstream(operation, model=model, attributes=attributes)
 
     @contextmanager
-    def _upstream(self, operation: str, *, provider: str, model: str, attributes: Mapping[str, Any]) -> Iterator[Span]:
+    def _upstream(self, operation: str, *, model: str, attributes: Mapping[str, Any]) -> Iterator[Span]:
         with self._tracer.start_as_current_span(
             f"{operation} {model}",
             kind=SpanKind.CLIENT,
             attributes={
                 "gen_ai.operation.name": operation,
-                "gen_ai.provider.name": provider,
                 "gen_ai.request.model": model,
                 **{key: value for key, value in attributes.items() if value is not None},
             },

@@ -1,0 +1,1 @@
+"""Wire formats of inference: one file for each dialect, and what the dialects share."""

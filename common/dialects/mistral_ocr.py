@@ -1,4 +1,4 @@
-"""What the gateway reads of Mistral's OCR, and what it writes: as little as it needs, without copying documents.
+"""Mistral's OCR: what the gateway reads of it, and what it writes: as little as it needs, without copying documents.
 
 Source: https://docs.mistral.ai/api/endpoint/ocr
 """
@@ -6,14 +6,19 @@ Source: https://docs.mistral.ai/api/endpoint/ocr
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from common.dialects import lenient_json
+from common.dialects.dialect import Progress, Usage
 from common.dialects.document_url import is_data, is_image
 from common.dialects.json_errors import json_refusal
-from common.errors import InvalidRequest
+from common.dialects.raw_fields import fields_of
+from common.errors import InvalidRequest, TurnpikeError, openai_body
+from common.metering.record import UsageSource
+from common.metering.units import Unit
+from common.upstream.http import Body
 
 Pieces: TypeAlias = tuple[bytes | memoryview, ...]
 
@@ -21,6 +26,8 @@ Pieces: TypeAlias = tuple[bytes | memoryview, ...]
 _URL_HEAD_BYTES: Final = 4096
 # The longest that one character can be in JSON: two escaped halves of a surrogate pair.
 _LONGEST_CHARACTER: Final = 12
+# More than any document has: a count beyond it is a fault.
+_MOST_PAGES: Final = 10**9
 _TYPES: Final = {
     b"{": "an object",
     b"[": "an array",
@@ -31,80 +38,137 @@ _TYPES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
 class OcrRequest:
-    """A request that can be sent: its model, and its body in pieces that are views of what came in."""
+    """A request whose body is in pieces that are views of what came in."""
 
-    model: str
-    body: Pieces
+    is_stream = False
+    max_tokens = None
+    temperature = None
+    top_p = None
+
+    def __init__(self, *, model: str, fields: Mapping[str, Pieces], body: bytes | memoryview | None) -> None:
+        self.model = model
+        self._fields = fields
+        self._body = body
+
+    def body(self, *, model: str, ask_usage: bool) -> Body:
+        """Return the body for ``model``: the very one that came when nothing must change."""
+        if self._body is not None and model == self.model:
+            return self._body
+        return tuple(_object({**self._fields, "model": (msgspec.json.encode(model),)}))
+
+    def reader(self) -> OcrReader:
+        """Return a reader for one answer."""
+        return OcrReader()
 
 
-@dataclass(frozen=True, slots=True)
-class Processed:
-    """What an answer reports; ``pages`` is None when it does not say."""
+class OcrReader:
+    """Reads one answer. Pages that a provider does not count are not known: nothing here can estimate them."""
 
-    pages: int | None = None
-    model: str = ""
+    finished = False
+
+    def __init__(self) -> None:
+        self._usage = Usage()
+
+    def feed(self, data: bytes) -> Progress:
+        """Return NONE: there are no streams of OCR."""
+        return Progress.NONE
+
+    def read_body(self, body: bytes) -> Progress:
+        """Read a whole answer: an object with pages or their count; one with an error failed."""
+        answer = _answer(body)
+        if answer is None:
+            return Progress.NONE
+        info = answer.usage_info
+        if not bytes(answer.pages) and info is None:
+            return Progress.ERROR if answer.error or answer.message or answer.detail else Progress.NONE
+        pages = _count(info.get("pages_processed")) if isinstance(info, dict) else None
+        self._usage = Usage(
+            {} if pages is None else {Unit.PAGES: pages},
+            UsageSource.NONE if pages is None else UsageSource.PROVIDER,
+            upstream_model=answer.model if isinstance(answer.model, str) else "",
+        )
+        return Progress.CONTENT
+
+    def usage(self) -> Usage:
+        """Return the pages that the provider says it read."""
+        return self._usage
 
 
-class _UsageInfo(msgspec.Struct):
-    pages_processed: Any = None
+class MistralOcr:
+    """The dialect of POST /v1/ocr; ``default_model`` is that of requests that name none."""
+
+    name: Final = "mistral_ocr"
+    operation: Final = "ocr"
+    request_headers: Final = ()
+
+    def __init__(self, *, default_model: str) -> None:
+        self._default_model = default_model
+
+    def read(self, body: bytes | memoryview) -> OcrRequest:
+        """Read a request; raises InvalidRequest that says what is wrong and where.
+
+        A missing model is filled in and a bare ``url`` becomes a document; every other field keeps its bytes.
+        """
+        fields = _fields(body)
+        named = _checked(fields, "model", b'"')
+        model = self._default_model if named is None else _string(named, "model")
+        if not model:
+            raise InvalidRequest("'model' must not be empty.", param="model")
+        document = _document(fields)
+        changed: dict[str, Pieces] = {name: (memoryview(value),) for name, value in fields.items()}
+        if document is not None:
+            del changed["url"]
+            changed["document"] = document
+        return OcrRequest(model=model, fields=changed, body=None if named is None or document is not None else body)
+
+    def error_body(self, error: TurnpikeError) -> bytes:
+        """Return OpenAI's error envelope, which Mistral's SDKs show as it is."""
+        return openai_body(error)
+
+    def error_event(self, error: TurnpikeError) -> bytes:
+        """Return the envelope as an event."""
+        return b"data: " + openai_body(error) + b"\n\n"
 
 
 class _Answer(msgspec.Struct):
+    """An answer, whose pages may be megabytes of images: they are skipped, not read."""
+
     model: Any = None
-    usage_info: msgspec.Raw = msgspec.Raw(b"null")
+    pages: msgspec.Raw = msgspec.Raw(b"")
+    usage_info: Any = None
+    error: Any = None
+    message: Any = None
+    detail: Any = None
 
 
-_FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ANSWER: Final = msgspec.json.Decoder(_Answer)
-_USAGE_INFO: Final = msgspec.json.Decoder(_UsageInfo)
 _STRING: Final = msgspec.json.Decoder(str)
-
-
-def parse_request(body: bytes | memoryview, *, default_model: str) -> OcrRequest:
-    """Return the request; raises InvalidRequest that says what is wrong and where.
-
-    A body with a model and a document comes back as the one piece that it is. A missing model is filled in and a bare
-    ``url`` becomes a document; every other field keeps its bytes.
-    """
-    fields = _fields(body)
-    named = _checked(fields, "model", b'"')
-    model = default_model if named is None else _string(named, "model")
-    if not model:
-        raise InvalidRequest("'model' must not be empty.", param="model")
-    document = _document(fields)
-    if named is not None and document is None:
-        return OcrRequest(model, (body,))
-    changed: dict[str, Pieces] = {name: (memoryview(value),) for name, value in fields.items()}
-    if document is not None:
-        del changed["url"]
-        changed["document"] = document
-    if named is None:
-        changed["model"] = (msgspec.json.encode(model),)
-    return OcrRequest(model, tuple(_object(changed)))
-
-
-def parse_answer(body: bytes) -> Processed:
-    """Return what an answer reports; one that cannot be read reports nothing, and its caller gets it all the same."""
-    try:
-        answer = _ANSWER.decode(body)
-    except (ValueError, RecursionError):
-        return Processed()
-    model = answer.model if isinstance(answer.model, str) else ""
-    try:
-        return Processed(_count(_USAGE_INFO.decode(answer.usage_info).pages_processed), model)
-    except (ValueError, RecursionError):
-        return Processed(None, model)
 
 
 def _fields(body: bytes | memoryview) -> dict[str, msgspec.Raw]:
     try:
-        return _FIELDS.decode(body)
+        return fields_of(body)
     except (ValueError, RecursionError) as error:
         if not bytes(body[:4096]).strip():
             raise InvalidRequest("The request body is empty; send a JSON object.", code="empty_body") from None
         raise json_refusal(error) from None
+
+
+def _answer(body: bytes) -> _Answer | None:
+    """Return what an answer reports, None when it is no JSON object."""
+    try:
+        return _ANSWER.decode(body)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        value = lenient_json.decode(body)
+    except ValueError:
+        return None
+    if not isinstance(value, dict):
+        return None
+    known = {name: value.get(name) for name in ("model", "usage_info", "error", "message", "detail")}
+    return _Answer(pages=msgspec.Raw(b"[]" if "pages" in value else b""), **known)
 
 
 def _document(fields: Mapping[str, msgspec.Raw]) -> Pieces | None:
@@ -176,5 +240,5 @@ def _count(value: Any) -> int | None:
         value = int(value[:20])
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    known = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    known = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_PAGES
     return value if known else None

@@ -1,171 +1,61 @@
-"""What every provider offers, and the two implementations that need no network."""
+"""What a provider is: data. One file for each that is more than "speaks OpenAI's API at this URL"."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from types import MappingProxyType
 
-from common.errors import Unavailable
-from common.upstream.http import Body
-from common.upstream.sse import EventSplitter
+from pydantic import SecretStr
 
-
-class Answer(Protocol):
-    """A provider's answer whose head has arrived; common.upstream.http.HttpAnswer is the real one."""
-
-    status: int
-    headers: Mapping[str, str]
-    content_type: str
-
-    @property
-    def is_event_stream(self) -> bool:
-        """Say whether the body is a stream of server-sent events."""
-
-    async def read(self) -> bytes:
-        """Return the whole body."""
-
-    async def events(self) -> Sequence[bytes]:
-        """Wait for events and return those that are whole, none at the end."""
-
-    @property
-    def complete(self) -> bool:
-        """Say whether the body's end has come, too."""
-
-    async def finish(self) -> None:
-        """Wait briefly for the end of a body whose content is complete."""
-
-    def close(self) -> None:
-        """Let go of the connection."""
+from common.errors import TurnpikeError
+from common.upstream.http import UnreachableError
 
 
-class Upstream(Protocol):
-    """What every provider has, whatever it can be asked for."""
+class Verdict(Enum):
+    """What a failed attempt means for the request."""
+
+    PASS_ON = auto()
+    """The caller gets the failure: another attempt would fail in the same way, or be billed twice."""
+    RETRY = auto()
+    """The same deployment may be asked again: it has seen nothing of the request."""
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A provider of models; ``name`` is what events and metrics call it.
+
+    ``speaks`` names the dialects that it speaks, each with its path under ``base_url``. ``asks_usage`` says whether it
+    takes OpenAI's ``stream_options``. ``secret_forms`` finds what else than the key must not be shown to callers.
+    """
 
     name: str
+    base_url: str
+    speaks: Mapping[str, str]
+    api_key: SecretStr
+    asks_usage: bool = True
+    secret_forms: re.Pattern[bytes] | None = None
+    extra_headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
-    def without_secrets(self, body: bytes) -> bytes:
+    def url(self, dialect: str) -> str:
+        """Return where requests in the dialect go."""
+        return f"{self.base_url}{self.speaks[dialect]}"
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that identify the operator."""
+        key = self.api_key.get_secret_value()
+        identity = {"authorization": f"Bearer {key}"} if key else {}
+        return {"content-type": "application/json", **identity, **self.extra_headers}
+
+    def verdict(self, failure: TurnpikeError) -> Verdict:
+        """Say what a failure before the answer began means: only a provider that saw nothing is asked again."""
+        return Verdict.RETRY if isinstance(failure, UnreachableError) else Verdict.PASS_ON
+
+    def scrub(self, body: bytes) -> bytes:
         """Return an error's body without anything that the operator keeps secret."""
-
-
-class Provider(Upstream, Protocol):
-    """A provider of models that speaks OpenAI's chat."""
-
-    async def chat(self, body: Body, *, headers: Mapping[str, str]) -> Answer:
-        """Ask for a completion; raises UnreachableError, UpstreamFailed or UpstreamTimeout."""
-
-
-class OcrProvider(Upstream, Protocol):
-    """A provider that reads documents and speaks Mistral's OCR."""
-
-    async def ocr(self, body: Body, *, headers: Mapping[str, str]) -> Answer:
-        """Ask for a document's pages; raises UnreachableError, UpstreamFailed or UpstreamTimeout."""
-
-
-class NullProvider:
-    """Stands where no provider is configured."""
-
-    name = "none"
-
-    async def chat(self, body: Body, *, headers: Mapping[str, str]) -> Answer:
-        """Raise Unavailable."""
-        raise Unavailable("No provider is configured: set OPENAI_API_KEY or OPENAI_BASE_URL.", code="no_provider")
-
-    async def ocr(self, body: Body, *, headers: Mapping[str, str]) -> Answer:
-        """Raise Unavailable."""
-        raise Unavailable(
-            "No provider of OCR is configured: set MISTRAL_API_KEY or MISTRAL_BASE_URL.", code="no_provider"
-        )
-
-    def without_secrets(self, body: bytes) -> bytes:
-        """Return the body: there is no secret."""
-        return body
-
-
-class FakeAnswer:
-    """An answer made of given pieces; a piece that is an exception is raised in its place."""
-
-    def __init__(
-        self,
-        pieces: Sequence[bytes | BaseException],
-        *,
-        status: int = 200,
-        content_type: str = "application/json",
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        self.pieces = pieces
-        self.status = status
-        self.content_type = content_type
-        self.headers = headers or {}
-        self.closed = False
-        self._taken = 0
-        self._splitter = EventSplitter()
-
-    @property
-    def is_event_stream(self) -> bool:
-        """Say whether the content type is that of server-sent events."""
-        return self.content_type.startswith("text/event-stream")
-
-    async def read(self) -> bytes:
-        """Return all pieces."""
-        parts = []
-        while (piece := await self._next()) is not None:
-            parts.append(piece)
-        return b"".join(parts)
-
-    async def events(self) -> Sequence[bytes]:
-        """Return the events that the next pieces make up."""
-        while (piece := await self._next()) is not None:
-            events = self._splitter.feed(piece)
-            if events:
-                return events
-        return self._splitter.end()
-
-    @property
-    def complete(self) -> bool:
-        """Say whether all pieces were taken."""
-        return self._taken == len(self.pieces)
-
-    async def finish(self) -> None:
-        """Return at once."""
-
-    def close(self) -> None:
-        """Note that the answer was closed."""
-        self.closed = True
-
-    async def _next(self) -> bytes | None:
-        if self.complete:
-            return None
-        piece = self.pieces[self._taken]
-        self._taken += 1
-        if isinstance(piece, BaseException):
-            raise piece
-        return piece
-
-
-class FakeProvider:
-    """Gives the answers that it was given, in order, and keeps what it was asked; for tests."""
-
-    name = "fake"
-
-    def __init__(self, *answers: FakeAnswer | BaseException) -> None:
-        self.answers = list(answers)
-        self.asked: list[tuple[bytes, dict[str, str]]] = []
-
-    async def chat(self, body: Body, *, headers: Mapping[str, str]) -> Answer:
-        """Return the next answer, or raise it."""
-        return self._answer(body, headers)
-
-    async def ocr(self, body: Body, *, headers: Mapping[str, str]) -> Answer:
-        """Return the next answer, or raise it."""
-        return self._answer(body, headers)
-
-    def without_secrets(self, body: bytes) -> bytes:
-        """Hide the word that tests use for a secret."""
-        return body.replace(b"hush", b"***")
-
-    def _answer(self, body: Body, headers: Mapping[str, str]) -> Answer:
-        self.asked.append((b"".join(body) if isinstance(body, tuple) else bytes(body), dict(headers)))
-        answer = self.answers.pop(0)
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
+        key = self.api_key.get_secret_value()
+        if key:
+            body = body.replace(key.encode(), b"***")
+        return body if self.secret_forms is None else self.secret_forms.sub(rb"\1***", body)

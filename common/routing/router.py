@@ -1,160 +1,107 @@
-"""Chooses the provider of a request, and is the only one who repeats a request."""
+"""Chooses where a request goes, and is the only one who repeats a request."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, Generic, TypeAlias, TypeVar
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
 
-from opentelemetry.trace import Span
-
+from common.dialects.dialect import Dialect, InferenceRequest, Reader
+from common.errors import TurnpikeError, Unavailable
 from common.metering.account import Account
-from common.metering.units import Kind, Unit, units_of
-from common.providers.provider import Answer, OcrProvider, Provider, Upstream
-from common.request import Call
-from common.telemetry import Telemetry
-from common.upstream.http import Body, UnreachableError
+from common.metering.record import Attempt
+from common.providers.provider import Verdict
+from common.routing.begun import Begun
+from common.routing.deployment import Deployment
+from common.upstream.http import UnreachableError
 
 _ATTEMPTS: Final = 2
 _BACKOFF_SECONDS: Final = 0.25
-# OpenAI's organisation and project headers name the operator's own, so they stay behind.
-_ANSWER_HEADERS: Final = (
-    "retry-after",
-    "retry-after-ms",
-    "x-should-retry",
-    "openai-processing-ms",
-    "openai-version",
-    "mistral-correlation-id",
-)
-_ANSWER_PREFIXES: Final = ("x-ratelimit-", "anthropic-ratelimit-")
 
 
-P = TypeVar("P", bound=Upstream)
-Send: TypeAlias = Callable[[P, dict[str, str]], Awaitable[Answer]]
-"""How a provider is asked: it, and the headers to send."""
-Answered: TypeAlias = Callable[[P, Answer], Awaitable[bytes]]
-"""What is done with a provider's answer; returns the last piece of what the caller gets."""
+@dataclass(slots=True)
+class Exchange:
+    """A request on its way to a provider; ``headers`` go with it. ``reader`` reads the answer of the latest attempt."""
+
+    dialect: Dialect
+    request: InferenceRequest
+    headers: dict[str, str]
+    reader: Reader
 
 
-class Router(Generic[P]):
-    """Sends requests to its provider.
+class Router:
+    """Asks ``deployments``.
 
-    A request is repeated only when no connection came about, so that nothing is ever asked, and billed, twice.
+    A request is repeated only when its provider's verdict is that nothing of it was seen, so that nothing is ever
+    asked, and billed, twice. ``hint`` tells the operator what to set when there is no deployment.
     """
 
     def __init__(
         self,
-        provider: P,
+        deployments: Sequence[Deployment],
         *,
-        telemetry: Telemetry,
+        hint: str = "",
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._provider = provider
-        self._telemetry = telemetry
+        self._deployments = deployments
+        self._hint = hint
         self._sleep = sleep
         self._jitter = jitter
+        self._clock = clock
 
-    async def chat(
-        self: Router[Provider],
-        body: Body,
-        *,
-        call: Call,
-        account: Account,
-        headers: Mapping[str, str],
-        answered: Answered[Provider],
-    ) -> bytes:
-        """Ask for a completion; see ``_answer``."""
+    def candidates(self, dialect: Dialect) -> Sequence[Deployment]:
+        """Return the deployments that can answer, the first choice first; raises Unavailable when there is none."""
+        found = [each for each in self._deployments if dialect.name in each.provider.speaks]
+        if not found:
+            raise Unavailable(f"No provider is configured: {self._hint}.", code="no_provider")
+        return found
 
-        def send(provider: Provider, headers: dict[str, str]) -> Awaitable[Answer]:
-            return provider.chat(body, headers=headers)
+    async def begin(self, exchange: Exchange, account: Account) -> Begun:
+        """Return an answer that has begun, which the caller closes.
 
-        return await self._answer("chat", send, answered, call=call, account=account, headers=headers)
-
-    async def ocr(
-        self: Router[OcrProvider],
-        body: Body,
-        *,
-        call: Call,
-        account: Account,
-        answered: Answered[OcrProvider],
-    ) -> bytes:
-        """Ask for a document's pages; see ``_answer``."""
-
-        def send(provider: OcrProvider, headers: dict[str, str]) -> Awaitable[Answer]:
-            return provider.ocr(body, headers=headers)
-
-        return await self._answer("ocr", send, answered, call=call, account=account, headers={})
-
-    async def _answer(
-        self,
-        operation: str,
-        send: Send[P],
-        answered: Answered[P],
-        *,
-        call: Call,
-        account: Account,
-        headers: Mapping[str, str],
-    ) -> bytes:
-        """Return what ``answered`` makes of the answer, which is closed after that.
-
-        Raises UpstreamFailed, UpstreamTimeout, or Unavailable when the request cannot be metered.
+        Raises UpstreamFailed, UpstreamTimeout, or Unavailable when there is no provider or the attempt cannot be
+        metered.
         """
-        record = account.record
-        attributes = {
-            "gen_ai.request.stream": record.stream,
-            "gen_ai.request.max_tokens": record.max_tokens,
-            "gen_ai.request.temperature": record.temperature,
-            "gen_ai.request.top_p": record.top_p,
-        }
-        provider = self._provider
-        with self._telemetry.upstream(
-            operation, provider=provider.name, model=record.model, attributes=attributes
-        ) as span:
-            sent = {**headers, **self._telemetry.trace_headers(call), "x-request-id": call.request_id}
-            answer = await self._ask(provider, send, headers=sent, account=account)
+        deployment = self.candidates(exchange.dialect)[0]
+        for number in range(1, _ATTEMPTS + 1):
+            attempt = account.attempt(deployment.provider.name, deployment.model)
+            started = self._clock()
             try:
-                return await answered(provider, answer)
-            finally:
-                answer.close()
-                if span.is_recording():
-                    _describe(span, account)
-
-    async def _ask(self, provider: P, send: Send[P], *, headers: dict[str, str], account: Account) -> Answer:
-        for attempt in range(_ATTEMPTS):
-            account.attempt(provider.name)
-            try:
-                return await send(provider, headers)
-            except UnreachableError:
-                if attempt == _ATTEMPTS - 1:
+                return await self._attempt(deployment, exchange, attempt)
+            except TurnpikeError as error:
+                if number == _ATTEMPTS or deployment.provider.verdict(error) is Verdict.PASS_ON:
                     raise
-                await self._sleep(self._jitter() * _BACKOFF_SECONDS)
+            finally:
+                attempt.milliseconds = round((self._clock() - started) * 1000)
+            await self._sleep(self._jitter() * _BACKOFF_SECONDS)
         raise AssertionError("unreachable")  # pragma: no cover - the loop returns or raises
 
-
-def passed_on(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers of a provider's answer that its caller may see, names in lower case."""
-    kept = {
-        name: value
-        for name, value in ((name.lower(), value) for name, value in headers.items())
-        if name in _ANSWER_HEADERS or name.startswith(_ANSWER_PREFIXES)
-    }
-    request_id = headers.get("x-request-id")
-    if request_id:
-        kept["x-upstream-request-id"] = request_id
-    return {name: value for name, value in kept.items() if value.isascii() and value.isprintable()}
-
-
-def _describe(span: Span, account: Account) -> None:
-    record = account.record
-    span.set_attributes(
-        {
-            "gen_ai.response.model": record.upstream_model,
-            "gen_ai.usage.input_tokens": record.sum_of(*units_of(Kind.INPUT_TOKENS)),
-            "gen_ai.usage.output_tokens": record.sum_of(*units_of(Kind.OUTPUT_TOKENS)),
-            "gen_ai.usage.cache_read.input_tokens": record.sum_of(Unit.CACHE_READ),
-            "gen_ai.usage.cache_creation.input_tokens": record.sum_of(Unit.CACHE_WRITE),
-            "gen_ai.usage.reasoning.output_tokens": record.sum_of(Unit.REASONING),
-        }
-    )
+    async def _attempt(self, deployment: Deployment, exchange: Exchange, attempt: Attempt) -> Begun:
+        provider, request = deployment.provider, exchange.request
+        # Until the provider says otherwise: whoever has seen a request may bill it.
+        attempt.may_be_billed = True
+        try:
+            response = await deployment.client.post(
+                provider.url(exchange.dialect.name),
+                body=request.body(model=deployment.model or request.model, ask_usage=provider.asks_usage),
+                headers={**provider.headers(), **exchange.headers},
+            )
+        except UnreachableError:
+            attempt.may_be_billed = False
+            raise
+        attempt.status = response.status
+        exchange.reader = request.reader()
+        begun = Begun(response, provider=provider, reader=exchange.reader)
+        try:
+            await begun.begin(request)
+        except BaseException:
+            response.close()
+            raise
+        attempt.status = begun.status
+        attempt.may_be_billed = not begun.refused
+        return begun

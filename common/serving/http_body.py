@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 import grpc
 import msgspec
 from google.api.httpbody_pb2 import HttpBody
 
-from common.reply import Head
+from common.reply import Head, messages_of
 from common.request import Call
 from common.serving import protobuf_fields
 from common.serving.interceptor import Context
+from common.upstream.sse import KEEP_ALIVE
 
 _CONTENT_TYPE: Final = HttpBody.CONTENT_TYPE_FIELD_NUMBER
 _DATA: Final = HttpBody.DATA_FIELD_NUMBER
@@ -60,15 +62,36 @@ class HttpReply:
         self._call = call
         self._context = context
         self._head: Head | None = None
+        self._has_begun = False
 
     def begin(self, head: Head) -> None:
         """Keep the head until the first piece."""
         self._head = head
+        self._has_begun = True
 
     async def write(self, piece: bytes) -> None:
         """Send a piece; raises CancelledError when the caller has gone."""
         message = serialized(piece) if self._head is None else await self._first(self._head, piece)
         await sent(message, self._context)
+
+    async def write_events(self, events: Sequence[bytes]) -> None:
+        """Send events that came together in as few messages as they fit in."""
+        for message in messages_of(events):
+            await self.write(message)
+
+    async def keep_alive(self) -> bool:
+        """Send a comment, with the head of a stream before the first one."""
+        if not self._has_begun:
+            self.begin(Head(content_type="text/event-stream"))
+        await self.write(KEEP_ALIVE)
+        return True
+
+    async def end_events(self, events: Sequence[bytes]) -> bytes:
+        """Send the last pieces but one, and return the message of that one."""
+        *others, last = messages_of(events) or [b""]
+        for message in others:
+            await self.write(message)
+        return await self.end(last)
 
     async def end(self, piece: bytes) -> bytes:
         """Return the last message; an empty piece makes one that adds nothing to the body."""

@@ -27,7 +27,7 @@ class Timers:
 
     connect_timeout_seconds: float = 5.0
     first_byte_timeout_seconds: float = 600.0
-    chunk_timeout_seconds: float = 120.0
+    chunk_timeout_seconds: float = 600.0
     total_timeout_seconds: float = 1800.0
     keep_alive_seconds: float = 15.0
 
@@ -42,6 +42,7 @@ class HttpAnswer:
         self._loop = asyncio.get_running_loop()
         self._splitter = EventSplitter()
         self._silent_seconds = 0.0
+        self._peeked = b""
         self.status = message.code
         self.headers: Mapping[str, str] = _headers(message)
         self.content_type = self.headers.get("content-type", "application/octet-stream")
@@ -53,6 +54,11 @@ class HttpAnswer:
     def is_event_stream(self) -> bool:
         """Say whether the body is a stream of server-sent events."""
         return self.content_type.partition(";")[0].strip().lower() == "text/event-stream"
+
+    async def peek(self) -> bytes:
+        """Return the first bytes of the body without taking them, none at its end; raises as ``read``."""
+        self._peeked = self._peeked or await self._next(self._timers.chunk_timeout_seconds)
+        return self._peeked
 
     async def read(self) -> bytes:
         """Return the whole body; raises UpstreamFailed when it breaks off, UpstreamTimeout when a timer runs out."""
@@ -89,8 +95,8 @@ class HttpAnswer:
 
     @property
     def complete(self) -> bool:
-        """Say whether the body's end has come, too."""
-        return self._exchange.ended
+        """Say whether the body's end has come, and everything before it was returned."""
+        return self._exchange.ended and not self._peeked and not self._splitter.pending
 
     async def finish(self, *, timeout_seconds: float = 0.25) -> None:
         """Wait for the end of a body whose content is complete, so that the connection can serve again."""
@@ -105,6 +111,9 @@ class HttpAnswer:
 
     async def _next(self, timeout_seconds: float) -> bytes:
         """Return the next part of the decoded body, b"" at its end."""
+        if self._peeked:
+            data, self._peeked = self._peeked, b""
+            return data
         if self._decoder is None:
             return await self._receive(timeout_seconds)
         while True:

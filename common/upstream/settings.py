@@ -49,12 +49,14 @@ class UpstreamSettings(TimerFields, PriceSettings, MeteredSettings):
     """How long a connection to the upstream may take."""
     first_byte_timeout_seconds: float = Field(600.0, gt=0, validation_alias="TURNPIKE_FIRST_BYTE_TIMEOUT_SECONDS")
     """How long the upstream may take to begin its answer."""
-    chunk_timeout_seconds: float = Field(120.0, gt=0, validation_alias="TURNPIKE_CHUNK_TIMEOUT_SECONDS")
-    """How long the upstream may be silent within an answer."""
+    chunk_timeout_seconds: float = Field(600.0, gt=0, validation_alias="TURNPIKE_CHUNK_TIMEOUT_SECONDS")
+    """How long the upstream may be silent within an answer; as long as before it, because models reason in between."""
     total_timeout_seconds: float = Field(1800.0, gt=0, validation_alias="TURNPIKE_TOTAL_TIMEOUT_SECONDS")
     """How long an answer may take in all."""
     keep_alive_seconds: float = Field(15.0, gt=0, validation_alias="TURNPIKE_KEEP_ALIVE_SECONDS")
     """After how much silence a stream gets a comment, so that nothing on the way closes it."""
+    early_keep_alive_seconds: float = Field(30.0, gt=0, validation_alias="TURNPIKE_EARLY_KEEP_ALIVE_SECONDS")
+    """The same before a stream's answer has begun; the first such comment commits the status to 200."""
 
     @field_validator("sandbox_url")
     @classmethod

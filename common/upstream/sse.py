@@ -37,6 +37,11 @@ class EventSplitter:
         # What was there before holds no whole end but perhaps the begin of one: at most "\r\n\r".
         return self._feed_with_returns(rest, look_from=max(0, len(self._rest) - 3))
 
+    @property
+    def pending(self) -> bool:
+        """Say whether a part of an event waits for its rest."""
+        return bool(self._rest)
+
     def end(self) -> list[bytes]:
         """Return the event that only waited for the second half of its line end; half an event is dropped."""
         rest, self._rest = self._rest, b""

@@ -8,8 +8,10 @@ from common.identity.remote import RemoteAuthenticator
 from common.logs import call_log, configure_logging
 from common.metering.account import Meter
 from common.metering.shipper import shipped_outbox
-from common.providers.openai import OpenAIProvider
-from common.providers.provider import NullProvider, Provider
+from common.providers.openai import openai
+from common.relay import Relay
+from common.routing.deployment import Deployment
+from common.routing.early_keep_alive import every
 from common.routing.router import Router
 from common.serving.auth import AuthInterceptor
 from common.serving.errors import ErrorInterceptor
@@ -25,12 +27,12 @@ from turnpike.chat.v1.chat_http_pb2_grpc import add_ChatHttpServiceServicer_to_s
 from turnpike.chat.v1.chat_pb2_grpc import add_ChatServiceServicer_to_server
 
 
-def provider_of(settings: ChatSettings, http: HttpClient) -> Provider:
-    """Return the provider that the settings name."""
+def deployments(settings: ChatSettings, http: HttpClient) -> list[Deployment]:
+    """Return the deployment that the settings name, none when they name no provider."""
     if settings.upstream is None:
-        return NullProvider()
+        return []
     name, base_url = settings.upstream
-    return OpenAIProvider(http, base_url=base_url, api_key=settings.openai_api_key, name=name)
+    return [Deployment(openai(base_url=base_url, api_key=settings.openai_api_key, name=name), http)]
 
 
 async def main(settings: ChatSettings) -> None:
@@ -42,10 +44,13 @@ async def main(settings: ChatSettings) -> None:
         authenticator,
         HttpClient(timers=settings.timers) as http,
     ):
-        chat = Chat(
-            Router(provider_of(settings, http), telemetry=telemetry),
+        relay = Relay(
+            Router(deployments(settings, http), hint="set OPENAI_API_KEY or OPENAI_BASE_URL"),
             meter=Meter(outbox, service="chat", telemetry=telemetry, prices=settings.prices),
+            telemetry=telemetry,
+            keep_alive=every(settings.early_keep_alive_seconds),
         )
+        chat = Chat(relay)
         server = Server(
             services=SERVICES,
             registers=[

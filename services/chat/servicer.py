@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from types import MappingProxyType
 from typing import Final
 
+from common.dialects.upstream_errors import raise_for_status
 from common.identity.principal import Requirement, Scope
 from common.reply import Collected
 from common.request import Call, current_call
@@ -42,7 +44,7 @@ class ChatHttpServicer(chat_http_pb2_grpc.ChatHttpServiceServicer):
         """Answer with the upstream's status, headers and bytes."""
         call = current_call()
         reply = HttpReply(call, context)
-        return await reply.end(await self._chat.answer(request.data, call=call, reply=reply))
+        return await reply.end_events(await self._chat.complete(request.data, call=call, reply=reply))
 
 
 class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
@@ -57,8 +59,9 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         """Answer with the whole completion."""
         call = current_call()
         reply = Collected()
-        asked = typed.request_body(request.chat, stream=False)
-        body = reply.whole(await self._chat.answer(asked, call=call, reply=reply))
+        request_body = typed.request_body(request.chat, stream=False)
+        body = reply.body(await self._chat.complete(request_body, call=call, reply=reply))
+        raise_for_status(reply.head.status, body, reply.head.headers)
         await send_head(reply.head, call, context)
         return typed.completion(body)
 
@@ -68,8 +71,8 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         """Answer with each piece of the completion."""
         call = current_call()
         reply = _TypedReply(call, context)
-        asked = typed.request_body(request.chat, stream=True)
-        await reply.end(await self._chat.answer(asked, call=call, reply=reply))
+        request_body = typed.request_body(request.chat, stream=True)
+        await reply.end(await self._chat.complete(request_body, call=call, reply=reply))
 
 
 class _TypedReply(Collected):
@@ -81,21 +84,19 @@ class _TypedReply(Collected):
         self._context = context
         self._begun = False
 
-    async def write(self, piece: bytes) -> None:
-        """Send the event's message, if it has one."""
-        if self.head.status >= 400:
-            await super().write(piece)
-            return
-        message = typed.stream_message(piece)
-        if message is None:
-            return
-        if not self._begun:
-            self._begun = True
-            await send_head(self.head, self._call, self._context)
-        await sent(message, self._context)
+    async def write_events(self, events: Sequence[bytes]) -> None:
+        """Send each event's message, if it has one."""
+        for event in events:
+            message = typed.stream_message(event)
+            if message is None:
+                continue
+            if not self._begun:
+                self._begun = True
+                await send_head(self.head, self._call, self._context)
+            await sent(message, self._context)
 
-    async def end(self, piece: bytes) -> None:
-        """Send the last event's message, or raise the error."""
-        if self.head.status >= 400:
-            self.whole(piece)
-        await self.write(piece)
+    async def end(self, last: Sequence[bytes]) -> None:
+        """Send the last events' messages, or raise the error that the answer is."""
+        if self.head.status < HTTPStatus.BAD_REQUEST:
+            await self.write_events(last)
+        raise_for_status(self.head.status, self.body(last), self.head.headers)

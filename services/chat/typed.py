@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any, Final, NoReturn
 
 import msgspec
-from google.protobuf import json_format
+from google.protobuf import struct_pb2
 
-from common.errors import InvalidRequest, UpstreamFailed
-from common.serving.struct_json import extra, plain
+from common.dialects import lenient_json
+from common.errors import InvalidRequest, UpstreamFailed, UpstreamMalformed
+from common.serving.struct_json import count, extra, objects, plain, text
 from common.upstream.sse import data_of
 from turnpike.chat.v1 import chat_pb2
 
@@ -21,7 +22,7 @@ _ROLES: Final = {
 }
 _ROLE_NUMBERS: Final = {name: number for number, name in _ROLES.items()}
 _MESSAGE_FIELDS: Final = ("role", "content", "tool_calls", "name", "tool_call_id")
-_WRONG_SHAPE: Final = (ValueError, TypeError, AttributeError, KeyError, OverflowError, json_format.ParseError)
+_INT64_MAX: Final = 2**63 - 1
 _OPTIONAL: Final = ("max_completion_tokens", "temperature", "top_p", "n", "seed")
 
 
@@ -45,48 +46,52 @@ def request_body(chat: chat_pb2.Chat, *, stream: bool) -> bytes:
 
 
 def completion(body: bytes) -> chat_pb2.CompleteChatResponse:
-    """Return the typed form of OpenAI's answer; raises UpstreamFailed when it has another shape."""
-    try:
-        answer = msgspec.json.decode(body)
-        return chat_pb2.CompleteChatResponse(
-            id=answer.get("id") or "",
-            model=answer.get("model") or "",
-            created=int(answer.get("created") or 0),
-            choices=[
-                chat_pb2.Choice(
-                    index=choice.get("index") or 0,
-                    message=_typed_message(choice.get("message") or {}),
-                    finish_reason=choice.get("finish_reason") or "",
-                )
-                for choice in answer.get("choices") or ()
-            ],
-            usage=_usage(answer.get("usage")),
-        )
-    except _WRONG_SHAPE:
+    """Return the typed form of OpenAI's answer; raises UpstreamMalformed when it is no object with choices."""
+    answer = _object(body)
+    if not isinstance(answer.get("choices"), list):
         _unreadable()
+    return chat_pb2.CompleteChatResponse(
+        id=text(answer.get("id")),
+        model=text(answer.get("model")),
+        created=count(answer.get("created"), most=_INT64_MAX),
+        choices=[
+            chat_pb2.Choice(
+                index=count(choice.get("index")),
+                message=_typed_message(choice.get("message")),
+                finish_reason=text(choice.get("finish_reason")),
+            )
+            for choice in objects(answer["choices"])
+        ],
+        usage=_usage(answer.get("usage")),
+    )
 
 
 def stream_message(event: bytes) -> chat_pb2.StreamChatResponse | None:
-    """Return the typed form of an event, None for comments and the terminator; raises UpstreamFailed for an error."""
+    """Return the typed form of an event, None for one that has none: a comment, the terminator, what is no object.
+
+    Raises UpstreamFailed for an error.
+    """
     data = data_of(event).strip()
     if not data or data == b"[DONE]":
         return None
     try:
-        chunk = msgspec.json.decode(data)
-        error = chunk.get("error")
-        if not error:
-            return chat_pb2.StreamChatResponse(
-                id=chunk.get("id") or "",
-                model=chunk.get("model") or "",
-                created=int(chunk.get("created") or 0),
-                choices=[_delta(choice) for choice in chunk.get("choices") or ()],
-                usage=_usage(chunk.get("usage")),
-            )
-    except _WRONG_SHAPE:
-        _unreadable()
-    details = error if isinstance(error, dict) else {"message": str(error)}
-    raise UpstreamFailed(
-        str(details.get("message") or "The provider failed."), code=str(details.get("code") or "") or None
+        chunk = lenient_json.decode(data)
+    except ValueError:
+        return None
+    if not isinstance(chunk, dict):
+        return None
+    error = chunk.get("error")
+    if error:
+        details = error if isinstance(error, dict) else {"message": str(error)}
+        raise UpstreamFailed(
+            str(details.get("message") or "The provider failed."), code=str(details.get("code") or "") or None
+        )
+    return chat_pb2.StreamChatResponse(
+        id=text(chunk.get("id")),
+        model=text(chunk.get("model")),
+        created=count(chunk.get("created"), most=_INT64_MAX),
+        choices=[_delta(choice) for choice in objects(chunk.get("choices"))],
+        usage=_usage(chunk.get("usage")),
     )
 
 
@@ -135,59 +140,95 @@ def _tool(tool: chat_pb2.Tool) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def _typed_message(message: dict[str, Any]) -> chat_pb2.Message:
+def _typed_message(message: Any) -> chat_pb2.Message:
+    fields = message if isinstance(message, dict) else {}
+    texts, other_parts = _split_content(fields.get("content"))
+    calls, other_calls = _split_calls(fields.get("tool_calls"))
     return chat_pb2.Message(
-        role=_ROLE_NUMBERS.get(message.get("role") or "", chat_pb2.ROLE_ASSISTANT),
-        content=_parts(message.get("content")),
+        role=_ROLE_NUMBERS.get(text(fields.get("role")), chat_pb2.ROLE_ASSISTANT),
+        content=[chat_pb2.ContentPart(text=each) for each in texts],
         tool_calls=[
-            chat_pb2.ToolCall(
-                id=call.get("id") or "",
-                name=call["function"].get("name") or "",
-                arguments=call["function"].get("arguments") or "",
-            )
-            for call in message.get("tool_calls") or ()
+            chat_pb2.ToolCall(id=text(call.get("id")), name=name, arguments=arguments)
+            for call, name, arguments in calls
         ],
-        extra=extra(message, known=_MESSAGE_FIELDS),
+        extra=_rest(fields, other_parts, other_calls),
     )
-
-
-def _parts(content: Any) -> list[chat_pb2.ContentPart]:
-    if isinstance(content, str):
-        return [chat_pb2.ContentPart(text=content)] if content else []
-    return [chat_pb2.ContentPart(text=part.get("text") or "") for part in content or ()]
 
 
 def _delta(choice: dict[str, Any]) -> chat_pb2.ChoiceDelta:
-    delta = choice.get("delta") or {}
+    delta = choice.get("delta")
+    fields = delta if isinstance(delta, dict) else {}
+    texts, other_parts = _split_content(fields.get("content"))
+    calls, other_calls = _split_calls(fields.get("tool_calls"))
     return chat_pb2.ChoiceDelta(
-        index=choice.get("index") or 0,
-        role=_ROLE_NUMBERS.get(delta.get("role") or "", chat_pb2.ROLE_UNSPECIFIED),
-        text=delta.get("content") or "",
+        index=count(choice.get("index")),
+        role=_ROLE_NUMBERS.get(text(fields.get("role")), chat_pb2.ROLE_UNSPECIFIED),
+        text="".join(texts),
         tool_calls=[
             chat_pb2.ToolCallDelta(
-                index=call.get("index") or 0,
-                id=call.get("id") or "",
-                name=(call.get("function") or {}).get("name") or "",
-                arguments=(call.get("function") or {}).get("arguments") or "",
+                index=count(call.get("index")), id=text(call.get("id")), name=name, arguments=arguments
             )
-            for call in delta.get("tool_calls") or ()
+            for call, name, arguments in calls
         ],
-        finish_reason=choice.get("finish_reason") or "",
-        extra=extra(delta, known=_MESSAGE_FIELDS),
+        finish_reason=text(choice.get("finish_reason")),
+        extra=_rest(fields, other_parts, other_calls),
     )
 
 
-def _usage(usage: dict[str, Any] | None) -> chat_pb2.TokenUsage | None:
-    if not usage:
+def _split_content(content: Any) -> tuple[list[str], list[Any]]:
+    """Return the texts of a content, and the parts that are no plain text."""
+    if not isinstance(content, list):
+        return ([text(content)] if content not in (None, "") else []), []
+    texts: list[str] = []
+    others: list[Any] = []
+    for part in content:
+        if isinstance(part, dict) and part.get("type", "text") == "text":
+            texts.append(text(part.get("text")))
+        else:
+            others.append(part)
+    return texts, others
+
+
+def _split_calls(calls: Any) -> tuple[list[tuple[dict[str, Any], str, str]], list[Any]]:
+    """Return calls of functions with their names and arguments, and those of another kind."""
+    functions: list[tuple[dict[str, Any], str, str]] = []
+    others: list[Any] = []
+    for call in objects(calls):
+        if call.get("type", "function") not in ("function", None):
+            others.append(call)
+            continue
+        function = call.get("function")
+        fields = function if isinstance(function, dict) else {}
+        functions.append((call, text(fields.get("name")), text(fields.get("arguments"))))
+    return functions, others
+
+
+def _rest(fields: dict[str, Any], parts: list[Any], calls: list[Any]) -> struct_pb2.Struct | None:
+    """Return what of a message has no typed form, under OpenAI's own names."""
+    rest = {name: value for name, value in fields.items() if name not in _MESSAGE_FIELDS}
+    return extra({**rest, "content": parts or None, "tool_calls": calls or None}, known=())
+
+
+def _usage(usage: Any) -> chat_pb2.TokenUsage | None:
+    if not isinstance(usage, dict) or not usage:
         return None
+    inner, outer = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
     return chat_pb2.TokenUsage(
-        prompt_tokens=usage.get("prompt_tokens") or 0,
-        completion_tokens=usage.get("completion_tokens") or 0,
-        total_tokens=usage.get("total_tokens") or 0,
-        cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0,
-        reasoning_tokens=(usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0,
+        prompt_tokens=count(usage.get("prompt_tokens")),
+        completion_tokens=count(usage.get("completion_tokens")),
+        total_tokens=count(usage.get("total_tokens")),
+        cached_tokens=count(inner.get("cached_tokens")) if isinstance(inner, dict) else 0,
+        reasoning_tokens=count(outer.get("reasoning_tokens")) if isinstance(outer, dict) else 0,
     )
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        answer = lenient_json.decode(body)
+    except ValueError:
+        _unreadable()
+    return answer if isinstance(answer, dict) else _unreadable()
 
 
 def _unreadable() -> NoReturn:
-    raise UpstreamFailed("The provider's answer is not a chat completion.", code="upstream_malformed") from None
+    raise UpstreamMalformed("The provider's answer is not a chat completion.") from None

@@ -8,8 +8,10 @@ from common.identity.remote import RemoteAuthenticator
 from common.logs import call_log, configure_logging
 from common.metering.account import Meter
 from common.metering.shipper import shipped_outbox
-from common.providers.mistral import MistralProvider
-from common.providers.provider import NullProvider, OcrProvider
+from common.providers.mistral import mistral
+from common.relay import Relay
+from common.routing.deployment import Deployment
+from common.routing.early_keep_alive import every
 from common.routing.router import Router
 from common.serving.auth import AuthInterceptor
 from common.serving.errors import ErrorInterceptor
@@ -25,12 +27,12 @@ from turnpike.ocr.v1.ocr_http_pb2_grpc import add_OcrHttpServiceServicer_to_serv
 from turnpike.ocr.v1.ocr_pb2_grpc import add_OcrServiceServicer_to_server
 
 
-def provider_of(settings: OcrSettings, http: HttpClient) -> OcrProvider:
-    """Return the provider that the settings name."""
+def deployments(settings: OcrSettings, http: HttpClient) -> list[Deployment]:
+    """Return the deployment that the settings name, none when they name no provider."""
     if settings.upstream is None:
-        return NullProvider()
+        return []
     name, base_url = settings.upstream
-    return MistralProvider(http, base_url=base_url, api_key=settings.mistral_api_key, name=name)
+    return [Deployment(mistral(base_url=base_url, api_key=settings.mistral_api_key, name=name), http)]
 
 
 async def main(settings: OcrSettings) -> None:
@@ -42,8 +44,8 @@ async def main(settings: OcrSettings) -> None:
         authenticator,
         HttpClient(timers=settings.timers) as http,
     ):
-        ocr = Ocr(
-            Router(provider_of(settings, http), telemetry=telemetry),
+        relay = Relay(
+            Router(deployments(settings, http), hint="set MISTRAL_API_KEY or MISTRAL_BASE_URL"),
             meter=Meter(
                 outbox,
                 service="ocr",
@@ -51,8 +53,10 @@ async def main(settings: OcrSettings) -> None:
                 prices=settings.prices,
                 models=(settings.mistral_ocr_model,),
             ),
-            default_model=settings.mistral_ocr_model,
+            telemetry=telemetry,
+            keep_alive=every(settings.early_keep_alive_seconds),
         )
+        ocr = Ocr(relay, default_model=settings.mistral_ocr_model)
         server = Server(
             services=SERVICES,
             registers=[

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+from common.dialects.upstream_errors import raise_for_status
 from common.identity.principal import Requirement, Scope
 from common.reply import Collected
 from common.request import current_call
@@ -36,7 +37,7 @@ class OcrHttpServicer(ocr_http_pb2_grpc.OcrHttpServiceServicer):
         """Answer with the upstream's status, headers and bytes."""
         call = current_call()
         reply = HttpReply(call, context)
-        return await reply.end(await self._ocr.answer(request.data, call=call, reply=reply))
+        return await reply.end_events(await self._ocr.process(request.data, call=call, reply=reply))
 
 
 class OcrServicer(ocr_pb2_grpc.OcrServiceServicer):
@@ -51,6 +52,7 @@ class OcrServicer(ocr_pb2_grpc.OcrServiceServicer):
         """Answer with the document's pages."""
         call = current_call()
         reply = Collected()
-        body = reply.whole(await self._ocr.answer(typed.request_body(request), call=call, reply=reply))
+        body = reply.body(await self._ocr.process(typed.request_body(request), call=call, reply=reply))
+        raise_for_status(reply.head.status, body, reply.head.headers)
         await send_head(reply.head, call, context)
         return typed.response(body)

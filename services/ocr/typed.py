@@ -7,17 +7,17 @@ import re
 from typing import Any, Final
 
 import msgspec
-from google.protobuf import json_format
 
-from common.errors import InvalidRequest, UpstreamFailed
-from common.serving.struct_json import extra, plain
+from common.dialects import lenient_json
+from common.errors import InvalidRequest, UpstreamMalformed
+from common.serving.struct_json import count, extra, objects, plain, text
 from turnpike.ocr.v1 import ocr_pb2
 
 _MEDIA_TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+", re.IGNORECASE)
 _PAGE_FIELDS: Final = ("index", "markdown", "images", "dimensions")
 _DIMENSIONS: Final = ("dpi", "height", "width")
 _CORNERS: Final = ("top_left_x", "top_left_y", "bottom_right_x", "bottom_right_y")
-_WRONG_SHAPE: Final = (ValueError, TypeError, AttributeError, OverflowError, json_format.ParseError)
+_INT64_MAX: Final = 2**63 - 1
 
 
 def request_body(request: ocr_pb2.ProcessDocumentRequest) -> bytes:
@@ -40,19 +40,22 @@ def request_body(request: ocr_pb2.ProcessDocumentRequest) -> bytes:
 
 
 def response(body: bytes) -> ocr_pb2.ProcessDocumentResponse:
-    """Return the typed form of Mistral's answer; raises UpstreamFailed when it has another shape."""
+    """Return the typed form of Mistral's answer; raises UpstreamMalformed when it is no object."""
     try:
-        answer = msgspec.json.decode(body)
-        usage = answer.get("usage_info") or {}
-        return ocr_pb2.ProcessDocumentResponse(
-            pages=[_page(page) for page in answer.get("pages") or ()],
-            model=answer.get("model") or "",
-            pages_processed=_whole(usage.get("pages_processed")),
-            document_bytes=_whole(usage.get("doc_size_bytes")),
-            document_annotation=answer.get("document_annotation") or "",
-        )
-    except _WRONG_SHAPE:
-        raise UpstreamFailed("The provider's answer is not a read document.", code="upstream_malformed") from None
+        answer = lenient_json.decode(body)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise UpstreamMalformed("The provider's answer is not a read document.")
+    info = answer.get("usage_info")
+    usage = info if isinstance(info, dict) else {}
+    return ocr_pb2.ProcessDocumentResponse(
+        pages=[_page(page) for page in objects(answer.get("pages"))],
+        model=text(answer.get("model")),
+        pages_processed=_known_count(usage.get("pages_processed")),
+        document_bytes=_known_count(usage.get("doc_size_bytes"), most=_INT64_MAX),
+        document_annotation=text(answer.get("document_annotation")),
+    )
 
 
 def _inline(document: ocr_pb2.InlineDocument) -> msgspec.Raw:
@@ -68,22 +71,24 @@ def _inline(document: ocr_pb2.InlineDocument) -> msgspec.Raw:
 def _page(page: dict[str, Any]) -> ocr_pb2.Page:
     size = page.get("dimensions")
     return ocr_pb2.Page(
-        index=int(page.get("index") or 0),
-        markdown=page.get("markdown") or "",
-        images=[_image(image) for image in page.get("images") or ()],
-        dimensions=size and ocr_pb2.PageDimensions(**{name: int(size.get(name) or 0) for name in _DIMENSIONS}),
+        index=count(page.get("index")),
+        markdown=text(page.get("markdown")),
+        images=[_image(image) for image in objects(page.get("images"))],
+        dimensions=ocr_pb2.PageDimensions(**{name: count(size.get(name)) for name in _DIMENSIONS})
+        if isinstance(size, dict)
+        else None,
         extra=extra(page, known=_PAGE_FIELDS),
     )
 
 
 def _image(image: dict[str, Any]) -> ocr_pb2.PageImage:
     return ocr_pb2.PageImage(
-        id=image.get("id") or "",
-        image_base64=image.get("image_base64") or "",
-        image_annotation=image.get("image_annotation") or "",
-        **{corner: _whole(image.get(corner)) for corner in _CORNERS},
+        id=text(image.get("id")),
+        image_base64=text(image.get("image_base64")),
+        image_annotation=text(image.get("image_annotation")),
+        **{corner: _known_count(image.get(corner)) for corner in _CORNERS},
     )
 
 
-def _whole(value: Any) -> int | None:
-    return None if value is None else int(value)
+def _known_count(value: Any, *, most: int = 2**31 - 1) -> int | None:
+    return None if value is None else count(value, most=most)

@@ -27,15 +27,17 @@ from common.errors import InvalidRequest, UpstreamFailed
 from common.logs import CallLine
 from common.metering.account import Meter, NullOutbox
 from common.metering.prices import PriceTable
-from common.metering.record import Outcome, UsageSource
 from common.metering.units import Unit
-from common.providers.provider import Answer, FakeAnswer, FakeProvider, Provider
+from common.relay import Relay
+from common.reply import Collected
 from common.routing.router import Router
 from common.serving.interceptor import Context
 from common.telemetry import Telemetry, from_environment
 from tests.common.builders import a_call
+from tests.common.dialects.conversation import CHAT, DONE, chunk, event, stream_answer
 from tests.common.fake_call_log import FakeCallLog
 from tests.common.running import BEARER, behaving, the_interceptors
+from tests.common.upstream.fake_client import FakeClient, FakeResponse, deployment
 from turnpike.chat.v1 import chat_pb2
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
@@ -149,24 +151,33 @@ async def test_without_spans_the_log_line_has_the_callers_trace() -> None:
     assert [line.trace_id for line in log.lines] == [_TRACE_ID]
 
 
-async def asked(telemetry: Telemetry, provider: FakeProvider, *, metadata: dict[str, str]) -> None:
+_CHAT = b'{"model":"gpt-5","messages":[],"stream":true,"max_tokens":7,"temperature":0.5}'
+
+
+def an_answer() -> FakeResponse:
+    usage = {
+        "prompt_tokens": 7,
+        "completion_tokens": 24,
+        "prompt_tokens_details": {"cached_tokens": 2, "cache_write_tokens": 4},
+        "completion_tokens_details": {"reasoning_tokens": 16},
+    }
+    content = event({"model": "gpt-5-2026", "choices": [{"index": 0, "delta": {"content": "x"}}]})
+    return stream_answer(content, chunk(usage=usage).replace(b"gpt-1", b"gpt-5-2026"), DONE)
+
+
+async def relayed(telemetry: Telemetry, client: FakeClient, *, metadata: dict[str, str]) -> None:
     call = a_call(metadata=metadata)
-    meter = Meter(NullOutbox(), service="chat", telemetry=telemetry)
-    router = Router[Provider](provider, telemetry=telemetry)
-    with telemetry.rpc(call), meter.open(call, type="chat") as account:
-        account.describe(model="gpt-5", stream=True, max_tokens=7, temperature=0.5)
-
-        async def answered(_: Provider, __: Answer) -> bytes:
-            account.first_byte()
-            account.count(_USED, source=UsageSource.PROVIDER, upstream_model="gpt-5-2026")
-            account.settle(Outcome.COMPLETED, status=200)
-            return b""
-
-        await router.chat(b"{}", call=call, account=account, headers={}, answered=answered)
+    relay = Relay(
+        Router([deployment(client)]),
+        meter=Meter(NullOutbox(), service="chat", telemetry=telemetry),
+        telemetry=telemetry,
+    )
+    with telemetry.rpc(call):
+        await relay.answer(_CHAT, dialect=CHAT, call=call, reply=Collected())
 
 
 async def test_an_upstream_call_has_a_client_span_with_genai_names(recorded: Recorded) -> None:
-    await asked(recorded.telemetry, FakeProvider(FakeAnswer([])), metadata={"traceparent": _TRACEPARENT})
+    await relayed(recorded.telemetry, FakeClient(an_answer()), metadata={"traceparent": _TRACEPARENT})
     upstream, rpc = recorded.spans
     assert upstream.name == "chat gpt-5"
     assert upstream.kind is SpanKind.CLIENT
@@ -190,27 +201,28 @@ async def test_an_upstream_call_has_a_client_span_with_genai_names(recorded: Rec
 
 
 async def test_the_provider_gets_the_trace_of_the_upstream_span_and_no_baggage(recorded: Recorded) -> None:
-    provider = FakeProvider(FakeAnswer([]))
-    await asked(recorded.telemetry, provider, metadata={"traceparent": _TRACEPARENT, "baggage": "customer=acme"})
+    provider = FakeClient(an_answer())
+    await relayed(recorded.telemetry, provider, metadata={"traceparent": _TRACEPARENT, "baggage": "customer=acme"})
     upstream = recorded.spans[0]
     assert upstream.context is not None
-    ((_, headers),) = provider.asked
+    (headers,) = provider.headers
     assert headers["traceparent"] == f"00-{_TRACE_ID}-{upstream.context.span_id:016x}-01"
     assert "baggage" not in headers
 
 
 async def test_without_spans_the_callers_own_trace_is_passed_on() -> None:
-    provider = FakeProvider(FakeAnswer([]))
+    provider = FakeClient(an_answer())
     sent = {"traceparent": _TRACEPARENT, "tracestate": "a=b", "baggage": "customer=acme"}
-    await asked(Telemetry("chat"), provider, metadata=sent)
-    ((_, headers),) = provider.asked
-    assert headers == {"traceparent": _TRACEPARENT, "tracestate": "a=b", "x-request-id": "req-1"}
+    await relayed(Telemetry("chat"), provider, metadata=sent)
+    (headers,) = provider.headers
+    assert (headers["traceparent"], headers["tracestate"]) == (_TRACEPARENT, "a=b")
+    assert "baggage" not in headers
 
 
 async def test_a_failed_upstream_call_is_an_error_without_the_providers_words(recorded: Recorded) -> None:
-    provider = FakeProvider(UpstreamFailed("the provider's secret words", code="upstream_cut"))
+    provider = FakeClient(UpstreamFailed("the provider's secret words", code="upstream_cut"))
     with pytest.raises(UpstreamFailed):
-        await asked(recorded.telemetry, provider, metadata={})
+        await relayed(recorded.telemetry, provider, metadata={})
     upstream, _ = recorded.spans
     assert upstream.status.status_code is StatusCode.ERROR
     assert dict(upstream.attributes or {})["error.type"] == "UpstreamFailed"
@@ -218,7 +230,7 @@ async def test_a_failed_upstream_call_is_an_error_without_the_providers_words(re
 
 
 async def test_a_metered_request_is_counted_under_genai_names(recorded: Recorded) -> None:
-    await asked(recorded.telemetry, FakeProvider(FakeAnswer([])), metadata={})
+    await relayed(recorded.telemetry, FakeClient(an_answer()), metadata={})
     metrics = recorded.metrics
     labels = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "fake", "gen_ai.request.model": "other"}
     (duration,) = metrics["gen_ai.server.request.duration"]
@@ -247,7 +259,7 @@ def test_a_name_that_a_caller_makes_up_is_short_in_spans(recorded: Recorded) -> 
     with meter.open(a_call(), type="chat") as account:
         account.describe(model="x" * 100_000, stream=False)
         model = account.record.model
-        with recorded.telemetry.upstream("chat", provider="openai", model=model, attributes={}):
+        with recorded.telemetry.upstream("chat", model=model, attributes={}):
             pass
     (span,) = recorded.spans
     assert len(span.name) < 300
@@ -328,7 +340,7 @@ def test_telemetry_that_is_off_records_nothing_and_fails_at_nothing() -> None:
     telemetry = Telemetry("chat")
     assert not telemetry.enabled
     telemetry.observe("outbox.depth", lambda: 1, unit="{event}")
-    with telemetry.rpc(a_call()), telemetry.upstream("chat", provider="p", model="m", attributes={}) as span:
+    with telemetry.rpc(a_call()), telemetry.upstream("chat", model="m", attributes={}) as span:
         assert not span.is_recording()
 
 

@@ -11,9 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.dialects.dialect import Progress, Usage
 from common.dialects.document_url import is_image
-from common.dialects.mistral_ocr import Processed, parse_answer, parse_request
+from common.dialects.mistral_ocr import MistralOcr, OcrRequest
 from common.errors import InvalidRequest
+from common.metering.record import UsageSource
+from common.metering.units import Unit
 
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _OURS = ("model", "url", "document", "documents")
@@ -54,9 +57,23 @@ def _bodies(draw: st.DrawFn, *, document: Any = _missing, model: Any = _missing,
     return draw(st.sampled_from(["", " \n\t"])).encode() + text.encode()
 
 
+def read(body: bytes | memoryview) -> OcrRequest:
+    return MistralOcr(default_model="of the house").read(body)
+
+
+def sent_of(request: OcrRequest, model: str = "") -> bytes:
+    body = request.body(model=model or request.model, ask_usage=True)
+    return b"".join(body) if isinstance(body, tuple) else bytes(body)
+
+
 def parsed(body: bytes) -> tuple[str, bytes]:
-    request = parse_request(memoryview(body), default_model="of the house")
-    return request.model, b"".join(request.body)
+    request = read(memoryview(body))
+    return request.model, sent_of(request)
+
+
+def usage_of(body: bytes) -> tuple[Progress, Usage]:
+    reader = read(b'{"url":"x"}').reader()
+    return reader.read_body(body), reader.usage()
 
 
 def raw(body: bytes) -> dict[str, bytes]:
@@ -66,9 +83,9 @@ def raw(body: bytes) -> dict[str, bytes]:
 @given(_bodies(document=st.just({"type": "file", "file_id": "1"}), model=_text.filter(bool), url=_json))
 def test_a_complete_body_passes_as_the_very_bytes_that_came(body: bytes) -> None:
     view = memoryview(body)
-    request = parse_request(view, default_model="of the house")
-    assert request.body == (view,)
-    assert request.body[0] is view
+    request = read(view)
+    assert request.body(model=request.model, ask_usage=True) is view
+    assert raw(sent_of(request, "other")) == {**raw(body), "model": b'"other"'}
     assert request.model == json.loads(body)["model"]
 
 
@@ -103,10 +120,12 @@ def test_a_large_document_is_never_copied(start: bytes) -> None:
     body = start + b'"data:image/png;base64,%b"}' % (b"QUJD" * 1_000_000)
     tracemalloc.start()
     try:
-        pieces = parse_request(memoryview(body), default_model="m").body
+        request = read(memoryview(body))
+        pieces = request.body(model=request.model, ask_usage=True)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
+    assert isinstance(pieces, tuple)
     assert sum(map(len, pieces)) > len(body)
     assert peak < 100_000
 
@@ -143,7 +162,7 @@ def test_a_large_document_is_never_copied(start: bytes) -> None:
 )
 def test_what_cannot_be_understood_is_refused_by_name(body: bytes, param: str | None) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        parse_request(body, default_model="m")
+        read(body)
     assert refused.value.param == param
     assert refused.value.message
 
@@ -151,24 +170,41 @@ def test_what_cannot_be_understood_is_refused_by_name(body: bytes, param: str | 
 @pytest.mark.parametrize(
     ("count", "pages"),
     [
-        *((0, 0), (3, 3), ("3", 3), (" 12 ", 12), (3.0, 3), (2**70, 2**70)),
+        *((0, 0), (3, 3), ("3", 3), (" 12 ", 12), (3.0, 3), (10**9, 10**9)),
+        *((2**70, None), (10**9 + 1, None)),
         *((-1, None), (2.5, None), ("three", None), ("", None), ("-1", None), ("²", None)),
         *((True, None), (None, None), ([3], None), ({}, None)),
     ],
 )
 def test_pages_are_a_number_or_unknown(count: Any, pages: int | None) -> None:
     body = json.dumps({"model": "m", "usage_info": {"pages_processed": count}}).encode()
-    assert parse_answer(body) == Processed(pages, "m")
+    known = Usage({} if pages is None else {Unit.PAGES: pages}, upstream_model="m")
+    source = UsageSource.NONE if pages is None else UsageSource.PROVIDER
+    assert usage_of(body) == (Progress.CONTENT, Usage(known.quantities, source, upstream_model="m"))
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"nonsense", b"[]", b"{}", b'{"usage_info":7}', b'{"usage_info":{}}', b'{"usage_info":null}']
-)
+@pytest.mark.parametrize("body", [b"", b"nonsense", b"[]", b"{}", b'{"usage_info":null}'])
+def test_what_is_no_answer_is_none(body: bytes) -> None:
+    assert usage_of(body) == (Progress.NONE, Usage())
+
+
+@pytest.mark.parametrize("body", [b'{"error":{"message":"no"}}', b'{"message":"no"}', b'{"detail":[{"msg":"no"}]}'])
+def test_an_error_is_one(body: bytes) -> None:
+    assert usage_of(body)[0] is Progress.ERROR
+
+
+@pytest.mark.parametrize("body", [b'{"usage_info":7}', b'{"usage_info":{}}', b'{"pages":[]}'])
 def test_an_answer_that_says_nothing_reports_nothing(body: bytes) -> None:
-    assert parse_answer(body) == Processed()
+    assert usage_of(body) == (Progress.CONTENT, Usage())
+
+
+@pytest.mark.parametrize("odd", [b'"\\ud83d"', b'"\xff"', b"NaN", b"[-Infinity]"])
+def test_odd_neighbours_lose_no_count(odd: bytes) -> None:
+    body = b'{"pages":[{"markdown":%b}],"x":%b,"model":5,"usage_info":{"pages_processed":3}}' % (odd, odd)
+    assert usage_of(body)[1].quantities == {Unit.PAGES: 3}
 
 
 @given(_json)
 def test_no_answer_is_beyond_reading(value: Any) -> None:
-    parse_answer(json.dumps(value).encode())
-    parse_answer(json.dumps({"usage_info": value, "model": value}).encode())
+    usage_of(json.dumps(value).encode())
+    usage_of(json.dumps({"usage_info": value, "model": value}).encode())

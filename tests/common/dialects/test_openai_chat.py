@@ -12,10 +12,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from common.dialects import openai_chat
-from common.dialects.openai_chat import parse_chunk, parse_completion, parse_request, token_counts, with_usage_asked
+from common.dialects.openai_chat import ChatRequest, OpenAIChat
 from common.errors import InvalidRequest
-from common.metering.units import Kind, Unit, units_of
+from common.metering.record import UsageSource
+from common.metering.units import Unit
 
 _keys = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 _numbers = st.one_of(
@@ -30,6 +30,17 @@ _values = st.recursive(
     max_leaves=8,
 )
 _KNOWN = {"model", "messages", "stream", "stream_options"}
+
+
+def read(body: bytes | memoryview) -> ChatRequest:
+    return OpenAIChat().read(body)
+
+
+def with_usage_asked(body: bytes) -> bytes:
+    request = read(body)
+    sent = request.body(model=request.model, ask_usage=True)
+    assert isinstance(sent, bytes)
+    return sent
 
 
 class Verbatim(str):
@@ -65,50 +76,54 @@ def _bodies(draw: st.DrawFn) -> bytes:
 
 
 @given(_bodies())
-@example(b'{"model":"m","messages":[],"seed":123456789012345678901234567890,"x":1.0,"y":1e5,"z":-0.0,"a":0.10}')
-@example(b'{"model":"m","messages":[],"stream_options":{"x":123456789012345678901234567890,"y":1.50}}')
-@example('{"model":"m","messages":[{"content":"ä€🎉\\u00e4\\ud83c\\udf89"}],"logit_bias":{"5":1}}'.encode())
+@example(
+    b'{"model":"m","messages":[],"stream":true,"seed":123456789012345678901234567890,"x":1.0,"y":1e5,"z":-0.0,"a":0.10}'
+)
+@example(b'{"model":"m","messages":[],"stream":true,"stream_options":{"x":123456789012345678901234567890,"y":1.50}}')
+@example(
+    '{"model":"m","stream":true,"messages":[{"content":"ä€🎉\\u00e4\\ud83c\\udf89"}],"logit_bias":{"5":1}}'.encode()
+)
 def test_asking_for_usage_changes_nothing_else(body: bytes) -> None:
-    sent = bytes(with_usage_asked(body, parse_request(body)))
+    sent = bytes(with_usage_asked(body))
     before, after = dict(as_written(body)), dict(as_written(sent))
     options = dict(after.pop("stream_options"))
     asked = dict(before.pop("stream_options", None) or [])
     assert options == asked | {"include_usage": True}
     assert list(after.items()) == list(before.items())
-    assert parse_request(sent).stream == parse_request(body).stream
+    assert read(sent).is_stream == read(body).is_stream
 
 
 @given(_values)
 def test_each_value_keeps_its_very_bytes(value: Any) -> None:
     spelled = json.dumps(value, indent=1, ensure_ascii=False)
-    body = f'{{"model":"m","messages":[],"x":{spelled}}}'.encode()
-    assert f'"x":{spelled}'.encode() in with_usage_asked(body, parse_request(body))
+    body = f'{{"model":"m","messages":[],"stream":true,"x":{spelled}}}'.encode()
+    assert f'"x":{spelled}'.encode() in with_usage_asked(body)
 
 
 def test_a_body_that_asks_for_usage_itself_is_not_touched() -> None:
-    body = b'{"model": "m",  "messages":[ ], "stream_options": {"include_usage": true, "x": 1.0}}'
-    assert with_usage_asked(body, parse_request(body)) is body
+    body = b'{"model": "m",  "messages":[ ], "stream":true, "stream_options": {"include_usage": true, "x": 1.0}}'
+    assert with_usage_asked(body) is body
 
 
 @pytest.mark.parametrize("value", ["false", "null", "1", '"true"', "[true]"])
 def test_whatever_else_include_usage_is_becomes_true(value: str) -> None:
-    body = f'{{"model":"m","messages":[],"stream_options":{{"include_usage":{value}}}}}'.encode()
-    assert json.loads(bytes(with_usage_asked(body, parse_request(body))))["stream_options"] == {"include_usage": True}
+    body = f'{{"model":"m","messages":[],"stream":true,"stream_options":{{"include_usage":{value}}}}}'.encode()
+    assert json.loads(bytes(with_usage_asked(body)))["stream_options"] == {"include_usage": True}
 
 
 def test_of_a_repeated_key_the_last_counts_here_and_at_the_provider() -> None:
     body = b'{"model":"a","model":"b","messages":[],"n":1,"n":2,"stream":false,"stream":true}'
-    request = parse_request(body)
-    sent = bytes(with_usage_asked(body, request))
-    assert (request.model, request.stream) == ("b", True)
+    request = read(body)
+    sent = bytes(with_usage_asked(body))
+    assert (request.model, request.is_stream) == ("b", True)
     assert json.loads(sent) == json.loads(body) | {"stream_options": {"include_usage": True}}
 
 
 @pytest.mark.parametrize("value", ["5", "true", '"yes"', "[]"])
 def test_stream_options_of_another_type_are_refused(value: str) -> None:
-    body = f'{{"model":"m","messages":[],"stream_options":{value}}}'.encode()
+    body = f'{{"model":"m","messages":[],"stream":true,"stream_options":{value}}}'.encode()
     with pytest.raises(InvalidRequest) as refused:
-        with_usage_asked(body, parse_request(body))
+        with_usage_asked(body)
     assert refused.value.param == "stream_options"
 
 
@@ -149,7 +164,7 @@ def test_wrong_input_is_refused_with_what_and_where(
     body: bytes, message: str, param: str | None, code: str | None
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        parse_request(body)
+        read(body)
     error = refused.value
     assert error.message.startswith(message)
     assert (error.param, error.code) == (param, code)
@@ -159,7 +174,7 @@ def test_wrong_input_is_refused_with_what_and_where(
 @given(st.one_of(st.binary(max_size=60), _values.map(lambda value: json.dumps(value).encode())))
 def test_no_body_at_all_is_an_unexpected_error(body: bytes) -> None:
     with contextlib.suppress(InvalidRequest):
-        assert parse_request(body).model
+        assert read(body).model
 
 
 @given(_values, _values, _values, _values)
@@ -169,125 +184,56 @@ def test_parameters_of_any_type_are_the_providers_business(a: Any, b: Any, c: An
     body = msgspec.json.encode(
         {"model": "m", "messages": [], "max_completion_tokens": a, "max_tokens": b, "temperature": c, "top_p": d}
     )
-    request = parse_request(body)
-    assert request.output_limit is None or type(request.output_limit) is int
-    for name in ("temperature", "top_p"):
-        number = request.number(name)
+    request = read(body)
+    assert request.max_tokens is None or type(request.max_tokens) is int
+    for number in (request.temperature, request.top_p):
         assert number is None or math.isfinite(number)
 
 
 def test_max_completion_tokens_goes_before_max_tokens() -> None:
     body = b'{"model":"m","messages":[],"max_tokens":5,"max_completion_tokens":7,"temperature":0,"top_p":0.5}'
-    request = parse_request(body)
-    assert (request.output_limit, request.number("temperature"), request.number("top_p")) == (7, 0.0, 0.5)
+    request = read(body)
+    assert (request.max_tokens, request.temperature, request.top_p) == (7, 0.0, 0.5)
     body = b'{"model":"m","messages":[],"max_tokens":5}'
-    assert parse_request(body).output_limit == 5
+    assert read(body).max_tokens == 5
 
 
-_counts = st.one_of(st.integers(-5, 50), st.integers(), st.integers(-(10**30), 10**30))
-_maybe = st.one_of(st.none(), _counts)
+def test_a_provider_that_takes_no_stream_options_gets_the_very_bytes() -> None:
+    body = b'{"model": "m",  "messages":[ ], "stream": true}'
+    request = read(body)
+    assert request.body(model="m", ask_usage=False) is body
+    assert request.body(model="other", ask_usage=False) == b'{"model":"other","messages":[ ],"stream":true}'
 
 
-@given(prompt=_counts, completion=_counts, total=_maybe, cached=_maybe, written=_maybe, reasoning=_maybe)
-@example(prompt=10, completion=5, total=-5, cached=None, written=None, reasoning=None)
-@example(prompt=10, completion=5, total=15, cached=8, written=8, reasoning=9)
-def test_token_classes_are_disjoint_never_negative_and_add_up(
-    *, prompt: int, completion: int, total: int | None, cached: int | None, written: int | None, reasoning: int | None
-) -> None:
-    usage = {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": total,
-        "prompt_tokens_details": {"cached_tokens": cached, "cache_write_tokens": written},
-        "completion_tokens_details": {"reasoning_tokens": reasoning},
-    }
-    counts = token_counts(msgspec.Raw(json.dumps(usage).encode()))
-    assert counts is not None
-    inputs = [counts.quantities[unit] for unit in units_of(Kind.INPUT_TOKENS)]
-    outputs = [counts.quantities[unit] for unit in units_of(Kind.OUTPUT_TOKENS)]
-    assert min(*inputs, *outputs, counts.total) >= 0
-    assert sum(inputs) == max(0, prompt)
-    assert sum(outputs) == max(0, completion)
-    assert counts.total == (max(0, total) if total is not None else sum(inputs) + sum(outputs))
+def test_what_is_no_stream_is_not_asked_for_usage() -> None:
+    body = b'{"model": "m",  "messages":[ ]}'
+    assert read(body).body(model="m", ask_usage=True) is body
 
 
-def test_details_are_taken_out_of_their_totals() -> None:
-    usage = (
-        b'{"prompt_tokens":100,"completion_tokens":50,"total_tokens":150,'
-        b'"prompt_tokens_details":{"cached_tokens":30,"cache_write_tokens":20},'
-        b'"completion_tokens_details":{"reasoning_tokens":40}}'
-    )
-    assert token_counts(msgspec.Raw(usage)) == (dict(zip(Unit, (50, 30, 20, 10, 40), strict=False)), 150)
-
-
-@given(st.one_of(st.binary(max_size=30), _values.map(lambda value: json.dumps(value).encode())))
-@example(b'{"prompt_tokens":"\xff"}')
-def test_a_usage_of_any_shape_is_read_or_left(usage: bytes) -> None:
-    counts = token_counts(msgspec.Raw(usage))
-    assert counts is None or counts.total >= 0
-
-
-@given(_values)
-@example({"choices": [{"delta": {"content": ["a", "list"]}}], "usage": {"prompt_tokens": 1}})
-@example({"choices": "none"})
-@example({"choices": [None]})
-def test_a_chunk_of_any_shape_is_read_or_left(value: Any) -> None:
-    chunk = parse_chunk(json.dumps(value).encode())
-    if chunk is not None:
-        openai_chat.is_error(chunk)
-
-
-def test_a_chunk_whose_content_is_a_list_still_counts() -> None:
-    # Some providers write the parts of a text as a list.
-    chunk = parse_chunk(b'{"choices":[{"delta":{"content":[{"type":"text"}]}}],"usage":{"prompt_tokens":1}}')
-    assert chunk is not None
-    assert token_counts(chunk.usage) is not None
-
-
-@pytest.mark.parametrize("data", [b"{", b"\xff", b'{"model":"\xff"}', b"not json", b"[" * 100_000])
-def test_a_chunk_that_is_no_json_is_an_error(data: bytes) -> None:
-    with pytest.raises((ValueError, RecursionError)):
-        parse_chunk(data)
-
-
-@pytest.mark.parametrize(
-    ("error", "is_one"),
-    [("null", False), ('""', False), ("{}", False), ("false", False), ('"text"', True), ('{"message":"m"}', True)],
-)
-def test_only_an_error_that_says_something_is_one(error: str, is_one: bool) -> None:  # noqa: FBT001
-    chunk = parse_chunk(f'{{"error":{error},"choices":[]}}'.encode())
-    assert chunk is not None
-    assert openai_chat.is_error(chunk) is is_one
-
-
-@given(st.one_of(st.binary(max_size=30), _values.map(lambda value: json.dumps(value).encode())))
-@example(b'{"model":"\xff"}')
-@example(b"[" * 100_000)
-def test_a_whole_answer_of_any_shape_is_read_or_left(body: bytes) -> None:
-    assert parse_completion(body) is not None
-
-
-@given(st.lists(_values, max_size=4), st.integers(0, 1000))
-def test_an_estimate_of_any_conversation_is_a_number(messages: list[Any], pieces: int) -> None:
-    request = parse_request(json.dumps({"model": "m", "messages": messages}).encode())
-    counts = openai_chat.estimated_counts(request, pieces=pieces)
-    prompt = counts.quantities[Unit.UNCACHED_INPUT]
-    assert prompt >= 0
-    assert (counts.quantities[Unit.TEXT_OUTPUT], counts.total) == (pieces, prompt + pieces)
-
-
-def test_an_estimate_counts_texts_and_text_parts_and_no_images() -> None:
+def test_an_estimate_counts_texts_text_parts_calls_and_tools_and_no_images() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:" + "x" * 10_000}}
-    messages = [
+    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+    messages: list[Any] = [
         {"role": "user", "content": "x" * 9},
-        {"role": "user", "content": [{"type": "text", "text": "y" * 4}, image]},
-        {"role": "assistant", "content": None},
+        {"role": "user", "content": [{"type": "text", "text": "y" * 3}, image, "z"]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        None,
     ]
-    request = parse_request(json.dumps({"model": "m", "messages": messages}).encode())
-    assert openai_chat.estimated_counts(request, pieces=2) == ({Unit.UNCACHED_INPUT: 4, Unit.TEXT_OUTPUT: 2}, 6)
+    usage = read(json.dumps({"model": "m", "messages": messages}).encode()).reader().usage()
+    # 9 + 3 + 1 characters of text, 1 + 7 of a call: 21 are six tokens.
+    assert usage.quantities == {Unit.UNCACHED_INPUT: 6}
+    tools = json.dumps({"model": "m", "messages": [], "tools": ["x" * 6]}).encode()
+    assert read(tools).reader().usage().quantities == {Unit.UNCACHED_INPUT: 3}
 
 
 @pytest.mark.parametrize("message", [b'"\xff"', b'{"content":"\xff"}'])
 def test_a_message_that_cannot_be_read_does_not_break_the_estimate(message: bytes) -> None:
-    request = parse_request(b'{"model":"m","messages":[' + message + b',{"content":"four"}]}')
-    assert openai_chat.estimated_counts(request, pieces=0).total == 1
+    request = read(b'{"model":"m","messages":[' + message + b',{"content":"four"}]}')
+    assert request.reader().usage().quantities[Unit.UNCACHED_INPUT] in (1, 2)
+
+
+@given(st.lists(_values, max_size=4))
+def test_an_estimate_of_any_conversation_is_a_number(messages: list[Any]) -> None:
+    usage = read(json.dumps({"model": "m", "messages": messages}).encode()).reader().usage()
+    assert usage.source is UsageSource.ESTIMATED
+    assert sum(usage.quantities.values()) == usage.total

@@ -1,76 +1,101 @@
-"""The router: the only one who repeats a request, and what it lets through of an answer's head."""
+"""The router: where a request goes, and that it is the only one who repeats a request."""
 
 from __future__ import annotations
 
 import asyncio
+from types import MappingProxyType
 
 import pytest
+from pydantic import SecretStr
 
 from common.errors import Unavailable, UpstreamFailed, UpstreamTimeout
 from common.metering.account import Account, Meter
-from common.providers.provider import Answer, FakeAnswer, FakeProvider, NullProvider, Provider
-from common.routing.router import Router, passed_on
+from common.providers.provider import Provider
+from common.routing.begun import Begun
+from common.routing.deployment import Deployment
+from common.routing.router import Exchange, Router
 from common.telemetry import Telemetry
 from common.upstream.http import UnreachableError
-from tests.common.builders import RefusingOutbox, a_call
+from tests.common.builders import RefusingOutbox, a_call, ticks
+from tests.common.dialects.conversation import ASK, ASK_STREAM, CHAT, DONE, EVENTS, completion, stream_answer
 from tests.common.metering.fake_outbox import FakeOutbox
+from tests.common.upstream.fake_client import FAKE_PROVIDER, FakeClient, FakeResponse, deployment
 
 _AWAY = UnreachableError("away", code="upstream_unreachable")
+_CUT = UpstreamFailed("cut", code="upstream_cut")
 
 
 class Trial:
-    """A router around a provider, with sleeps that are noted and not slept."""
+    """A router around a client, with sleeps that are noted and not slept."""
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, *deployments: Deployment) -> None:
         self.outbox = FakeOutbox()
         self.slept: list[float] = []
-        telemetry = Telemetry("chat")
-        self.meter = Meter(self.outbox, service="chat", telemetry=telemetry)
-        self.router = Router(provider, telemetry=telemetry, sleep=self._sleep, jitter=lambda: 0.5)
+        self.meter = Meter(self.outbox, service="chat", telemetry=Telemetry("chat"))
+        self.router = Router(deployments, hint="set KEY", sleep=self._sleep, jitter=lambda: 0.5, clock=ticks().__next__)
 
     async def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
 
-    async def ask(self, *, account: Account | None = None, headers: dict[str, str] | None = None) -> bytes:
-        call = a_call()
-
-        async def answered(_: Provider, answer: Answer) -> bytes:
-            return await answer.read()
-
-        with account or self.meter.open(call, type="chat") as opened:
-            return await self.router.chat(b"{}", call=call, account=opened, headers=headers or {}, answered=answered)
-
-    @property
-    def attempts(self) -> int:
-        (event,) = self.outbox.events
-        return len(event.attempts)
+    async def begin(self, body: bytes = ASK, *, account: Account | None = None) -> Begun:
+        request = CHAT.read(body)
+        exchange = Exchange(CHAT, request, {"x-request-id": "req-1"}, request.reader())
+        with account or self.meter.open(a_call(), type="chat") as opened:
+            return await self.router.begin(exchange, opened)
 
 
-async def test_an_answer_is_given_and_closed() -> None:
-    answer = FakeAnswer([b"{}"])
-    trial = Trial(FakeProvider(answer))
-    assert await trial.ask() == b"{}"
-    assert answer.closed
-    assert (trial.attempts, trial.slept) == (1, [])
+def trial_of(*responses: FakeResponse | BaseException) -> tuple[Trial, FakeClient]:
+    client = FakeClient(*responses)
+    return Trial(deployment(client)), client
+
+
+async def test_an_answer_has_begun_when_it_is_read_and_its_caller_closes_it() -> None:
+    response = FakeResponse([completion()])
+    trial, client = trial_of(response)
+    begun = await trial.begin()
+    assert (begun.status, begun.is_stream, begun.body) == (200, False, completion())
+    assert not response.closed
+    assert client.urls == ["https://fake.test/v1/chat/completions"]
+    assert client.bodies == [ASK]
+    assert client.headers[0]["authorization"] == "Bearer hush"
+    assert client.headers[0]["x-request-id"] == "req-1"
+
+
+async def test_a_stream_has_begun_with_its_first_content_and_no_sooner() -> None:
+    trial, _ = trial_of(stream_answer(*EVENTS))
+    begun = await trial.begin(ASK_STREAM)
+    assert begun.is_stream
+    assert begun.events == list(EVENTS[:2])
+
+
+async def test_a_stream_that_brings_much_before_its_content_is_not_held_for_ever() -> None:
+    comments = [b": processing\n\n"] * 100
+    trial, _ = trial_of(stream_answer(*comments, *EVENTS))
+    begun = await trial.begin(ASK_STREAM)
+    assert begun.events == comments[: len(begun.events)]
+    assert 64 < len(begun.events) < 100
 
 
 async def test_a_provider_that_was_not_reached_is_asked_again_after_a_while() -> None:
-    provider = FakeProvider(_AWAY, FakeAnswer([b"{}"]))
-    trial = Trial(provider)
-    assert await trial.ask() == b"{}"
-    assert (trial.attempts, len(provider.asked)) == (2, 2)
+    trial, client = trial_of(_AWAY, FakeResponse([completion()]))
+    await trial.begin()
+    assert len(client.bodies) == 2
     assert trial.slept == [0.125]
     assert len(trial.outbox.intents) == 1
+    (record,) = trial.outbox.events
+    assert [(each.status, each.may_be_billed, each.milliseconds) for each in record.attempts] == [
+        (0, False, 250),
+        (200, True, 250),
+    ]
 
 
 async def test_a_provider_that_is_never_reached_is_not_asked_for_ever() -> None:
-    provider = FakeProvider(*[_AWAY] * 10)
-    trial = Trial(provider)
+    trial, client = trial_of(*[_AWAY] * 10)
     with pytest.raises(UnreachableError):
-        await trial.ask()
-    assert (trial.attempts, len(provider.asked)) == (2, 2)
-    (event,) = trial.outbox.events
-    assert (event.status, event.error_code) == (502, "upstream_unreachable")
+        await trial.begin()
+    assert len(client.bodies) == 2
+    (record,) = trial.outbox.events
+    assert (record.status, record.error_code, len(record.attempts)) == (502, "upstream_unreachable", 2)
 
 
 @pytest.mark.parametrize(
@@ -85,79 +110,65 @@ async def test_a_provider_that_is_never_reached_is_not_asked_for_ever() -> None:
     ids=lambda error: type(error).__name__,
 )
 async def test_whatever_may_have_reached_the_provider_is_never_repeated(error: BaseException) -> None:
-    provider = FakeProvider(error, FakeAnswer([b"{}"]))
-    trial = Trial(provider)
+    trial, client = trial_of(error, FakeResponse([completion()]))
     with pytest.raises(type(error)):
-        await trial.ask()
-    assert (trial.attempts, len(provider.asked), trial.slept) == (1, 1, [])
+        await trial.begin()
+    assert (len(client.bodies), trial.slept) == (1, [])
+    (record,) = trial.outbox.events
+    assert [each.may_be_billed for each in record.attempts] == [True]
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 async def test_an_error_status_is_an_answer_and_not_repeated(status: int) -> None:
-    provider = FakeProvider(FakeAnswer([b"{}"], status=status), FakeAnswer([b"other"]))
-    assert await Trial(provider).ask() == b"{}"
+    trial, client = trial_of(FakeResponse([b'{"error":"hush"}'], status=status), FakeResponse([b"other"]))
+    begun = await trial.begin()
+    assert (begun.refused, begun.status, begun.body) == (True, status, b'{"error":"***"}')
+    assert len(client.bodies) == 1
+    (record,) = trial.outbox.events
+    assert [(each.status, each.may_be_billed) for each in record.attempts] == [(status, False)]
 
 
-async def test_an_answer_is_closed_when_its_reading_fails() -> None:
-    answer = FakeAnswer([UpstreamFailed("cut", code="upstream_cut")])
-    with pytest.raises(UpstreamFailed):
-        await Trial(FakeProvider(answer)).ask()
-    assert answer.closed
+@pytest.mark.parametrize("body", [ASK, ASK_STREAM], ids=["whole", "stream"])
+async def test_an_answer_is_closed_when_it_does_not_begin(body: bytes) -> None:
+    for response in (
+        FakeResponse([_CUT]),
+        stream_answer(_CUT),
+        stream_answer(EVENTS[0], _CUT),
+        stream_answer(DONE),
+        FakeResponse([b"<html>"]),
+        FakeResponse([_CUT], status=500),
+    ):
+        trial, _ = trial_of(response)
+        with pytest.raises(UpstreamFailed):
+            await trial.begin(body)
+        assert response.closed
 
 
 async def test_what_cannot_be_put_on_record_is_not_asked() -> None:
-    provider = FakeProvider(FakeAnswer([b"{}"]))
-    trial = Trial(provider)
+    trial, client = trial_of(FakeResponse([completion()]))
     refusing = Meter(RefusingOutbox(Unavailable("full"), intents=True), service="chat", telemetry=Telemetry("chat"))
     with pytest.raises(Unavailable):
-        await trial.ask(account=refusing.open(a_call(), type="chat"))
-    assert provider.asked == []
+        await trial.begin(account=refusing.open(a_call(), type="chat"))
+    assert client.bodies == []
 
 
 async def test_without_a_provider_the_operator_is_told_what_to_set() -> None:
-    with pytest.raises(Unavailable, match="OPENAI_API_KEY or OPENAI_BASE_URL") as raised:
-        await Trial(NullProvider()).ask()
+    with pytest.raises(Unavailable, match="set KEY") as raised:
+        await Trial().begin()
     assert raised.value.code == "no_provider"
 
 
-async def test_the_provider_gets_the_request_id_and_the_given_headers() -> None:
-    provider = FakeProvider(FakeAnswer([b"{}"]))
-    await Trial(provider).ask(headers={"openai-beta": "x", "x-request-id": "the caller's"})
-    ((body, headers),) = provider.asked
-    assert body == b"{}"
-    assert headers == {"openai-beta": "x", "x-request-id": "req-1"}
+async def test_only_a_provider_that_speaks_the_dialect_is_asked() -> None:
+    silent, client = FakeClient(), FakeClient(FakeResponse([completion()]))
+    reads = Provider("reads", "https://reads.test", MappingProxyType({"mistral_ocr": "/ocr"}), SecretStr(""))
+    await Trial(deployment(silent, reads), deployment(client)).begin()
+    assert (len(silent.bodies), len(client.bodies)) == (0, 1)
 
 
-def test_rate_limits_and_retry_hints_are_passed_on_and_the_operators_names_are_not() -> None:
-    given = {
-        "Retry-After": "5",
-        "retry-after-ms": "5000",
-        "X-Should-Retry": "false",
-        "X-RateLimit-Remaining-Tokens": "7",
-        "anthropic-ratelimit-requests-limit": "9",
-        "openai-processing-ms": "12",
-        "OpenAI-Version": "2020-10-01",
-        "x-request-id": "req_upstream",
-        "openai-organization": "org-of-the-operator",
-        "openai-project": "proj_1",
-        "Set-Cookie": "a=b",
-        "content-length": "5",
-        "content-encoding": "gzip",
-        "transfer-encoding": "chunked",
-        "server": "cloudflare",
-        "x-http-status": "418",
-        "x-error-body": "{}",
-        "grpc-status": "0",
-        "x-ratelimit-odd": "ä",
-        "x-ratelimit-worse": "a\nb",
-    }
-    assert passed_on(given) == {
-        "retry-after": "5",
-        "retry-after-ms": "5000",
-        "x-should-retry": "false",
-        "x-ratelimit-remaining-tokens": "7",
-        "anthropic-ratelimit-requests-limit": "9",
-        "openai-processing-ms": "12",
-        "openai-version": "2020-10-01",
-        "x-upstream-request-id": "req_upstream",
-    }
+async def test_a_deployment_gives_the_model_the_providers_name_and_leaves_the_rest() -> None:
+    client = FakeClient(FakeResponse([completion()]))
+    trial = Trial(Deployment(FAKE_PROVIDER, client, model="gpt-of-the-house"))
+    await trial.begin(b'{"n": 1.50, "model": "gpt", "messages": [ ]}')
+    assert client.bodies == [b'{"n":1.50,"model":"gpt-of-the-house","messages":[ ]}']
+    (record,) = trial.outbox.events
+    assert (record.model, record.attempts[0].model) == ("", "gpt-of-the-house")

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import grpc
 from pydantic import SecretStr
 
+from common.dialects.mistral_ocr import MistralOcr
 from common.identity.principal import Kind, Principal
 from common.logs import NullCallLog
-from common.metering.account import Meter
-from common.metering.record import UsageRecord
 from common.metering.units import Unit
-from common.providers.provider import FakeAnswer, FakeProvider
-from common.reply import Collected
 from common.request import Call
-from common.routing.router import Router
 from common.serving.auth import AuthInterceptor
 from common.serving.errors import ErrorInterceptor
 from common.serving.server import Server
@@ -28,7 +23,8 @@ from common.telemetry import Telemetry
 from services.ocr.core import Ocr
 from services.ocr.servicer import PASSED_THROUGH, REQUIREMENTS, SERVICES, OcrHttpServicer, OcrServicer
 from tests.common.identity.fake_authenticator import FakeAuthenticator
-from tests.common.metering.fake_outbox import FakeOutbox
+from tests.common.trial import Got, Trial
+from tests.common.upstream.fake_client import FakeResponse
 from turnpike.ocr.v1.ocr_http_pb2_grpc import add_OcrHttpServiceServicer_to_server
 from turnpike.ocr.v1.ocr_pb2_grpc import add_OcrServiceServicer_to_server
 
@@ -45,10 +41,10 @@ def page(index: int = 0, **fields: Any) -> dict[str, Any]:
     return {"index": index, "markdown": f"page {index}", "images": [], "dimensions": SIZE, **fields}
 
 
-def read(*, usage: Any = {"pages_processed": 3, "doc_size_bytes": 9}, pages: int = 3) -> FakeAnswer:  # noqa: B006
+def read(*, usage: Any = {"pages_processed": 3, "doc_size_bytes": 9}, pages: int = 3) -> FakeResponse:  # noqa: B006
     """Return an answer, spelled in a way that no encoder would choose."""
     value = {"pages": [page(index) for index in range(pages)], "model": "m-1", "usage_info": usage, "x": 1.50}
-    return FakeAnswer([json.dumps(value, indent=3).encode()], headers={"x-ratelimit-limit": "5", "set-cookie": "a=b"})
+    return FakeResponse([json.dumps(value, indent=3).encode()], headers={"x-ratelimit-limit": "5", "set-cookie": "a=b"})
 
 
 def a_call() -> Call:
@@ -63,66 +59,31 @@ def a_call() -> Call:
     )
 
 
-@dataclass(frozen=True)
-class Got:
-    """An answer as the caller got it."""
-
-    status: int
-    content_type: str
-    headers: Mapping[str, str]
-    pieces: list[bytes]
-
-    @property
-    def body(self) -> bytes:
-        """All pieces."""
-        return b"".join(self.pieces)
-
-
-class Trial:
+class OcrTrial(Trial):
     """The OCR service around a provider that gives these answers."""
 
-    def __init__(self, *answers: FakeAnswer | BaseException) -> None:
-        self.provider = FakeProvider(*answers)
-        self.outbox = FakeOutbox()
-        telemetry = Telemetry("ocr")
-        self.ocr = Ocr(
-            Router(self.provider, telemetry=telemetry),
-            meter=Meter(self.outbox, service="ocr", telemetry=telemetry),
-            default_model=DEFAULT_MODEL,
-        )
+    def __init__(self, *responses: FakeResponse | BaseException) -> None:
+        super().__init__(*responses, service="ocr")
+        self.ocr = Ocr(self.relay, default_model=DEFAULT_MODEL)
 
     async def ask(self, body: bytes | memoryview = ASK) -> Got:
-        """Ask, and read the whole answer."""
-        reply = Collected()
-        last = await self.ocr.answer(body, call=a_call(), reply=reply)
-        return Got(reply.head.status, reply.head.content_type, reply.head.headers, [*reply.pieces, last])
+        """Ask, and read all of the answer."""
+        return await self.send(body, dialect=MistralOcr(default_model=DEFAULT_MODEL), call=a_call())
 
     @property
-    def asked(self) -> bytes:
+    def sent(self) -> bytes:
         """The body that the provider got."""
-        ((body, _),) = self.provider.asked
+        (body,) = self.client.bodies
         return body
 
     @property
-    def event(self) -> UsageRecord:
-        """The one event."""
-        (only,) = self.outbox.events
-        return only
-
-    @property
-    def outcome(self) -> tuple[str, int, str]:
-        """How the one event says that the request ended."""
-        only = self.event
-        return only.outcome.name if only.outcome else "", only.status, only.error_code
-
-    @property
     def pages(self) -> tuple[str, int]:
-        """How many pages the one event counts, and by whose word."""
-        return self.event.usage_source.name if self.event.usage_source else "", self.event.sum_of(Unit.PAGES)
+        """How many pages the one record counts, and by whose word."""
+        return self.counts[0], self.record.sum_of(Unit.PAGES)
 
 
 @contextlib.asynccontextmanager
-async def served(trial: Trial) -> AsyncIterator[grpc.aio.Channel]:
+async def served(trial: OcrTrial) -> AsyncIterator[grpc.aio.Channel]:
     """Serve the trial through a real gRPC server in this process, and give a channel to it."""
     authenticator = FakeAuthenticator({"tp_olga": OLGA, "tp_carl": CARL})
     server = Server(

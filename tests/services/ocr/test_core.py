@@ -8,26 +8,26 @@ import json
 import pytest
 
 from common.errors import InvalidRequest, PayloadTooLarge, UpstreamFailed, UpstreamTimeout
-from common.providers.provider import FakeAnswer
 from common.reply import Collected
 from common.settings import MAX_BODY_BYTES
 from common.upstream.http import UnreachableError
-from tests.services.ocr.reading import ASK, DEFAULT_MODEL, Trial, a_call, read
+from tests.common.upstream.fake_client import FakeResponse
+from tests.services.ocr.reading import ASK, DEFAULT_MODEL, OcrTrial, a_call, read
 
 _CUT = UpstreamFailed("The provider broke off its answer.", code="upstream_cut")
 _URL = b'{"url":"https://x.test/a.png","pages":[0, 2]}'
 
 
 async def test_the_answers_bytes_and_the_pages_are_the_providers() -> None:
-    trial = Trial(read())
+    trial = OcrTrial(read())
     answer = await trial.ask()
-    assert trial.asked == ASK
+    assert trial.sent == ASK
     assert answer.body == b"".join(piece for piece in read().pieces if isinstance(piece, bytes))
     assert (answer.status, answer.content_type) == (200, "application/json")
     assert answer.headers == {"x-ratelimit-limit": "5"}
     assert trial.outcome == ("COMPLETED", 200, "")
     assert trial.pages == ("PROVIDER", 3)
-    event = trial.event
+    event = trial.record
     assert (event.type, event.service, event.provider, event.user_id) == ("ocr", "ocr", "fake", "olga")
     assert (event.model, event.upstream_model, event.path) == ("m", "m-1", "/v1/ocr")
     assert (event.bytes_in, event.bytes_out) == (len(ASK), len(answer.body))
@@ -35,33 +35,33 @@ async def test_the_answers_bytes_and_the_pages_are_the_providers() -> None:
 
 
 async def test_a_bare_url_reaches_the_provider_as_a_document_of_the_default_model() -> None:
-    trial = Trial(read())
+    trial = OcrTrial(read())
     await trial.ask(_URL)
-    assert json.loads(trial.asked) == {
+    assert json.loads(trial.sent) == {
         "document": {"type": "image_url", "image_url": "https://x.test/a.png"},
         "pages": [0, 2],
         "model": DEFAULT_MODEL,
     }
-    assert trial.event.model == DEFAULT_MODEL
+    assert trial.record.model == DEFAULT_MODEL
 
 
 @pytest.mark.parametrize("usage", [None, {}, {"pages_processed": None}, {"pages_processed": "many"}, 7])
 async def test_unknown_pages_count_as_none_and_say_so(usage: object) -> None:
-    trial = Trial(read(usage=usage))
+    trial = OcrTrial(read(usage=usage))
     assert (await trial.ask()).status == 200
     assert trial.outcome == ("COMPLETED", 200, "")
     assert trial.pages == ("NONE", 0)
 
 
 async def test_pages_may_come_as_text() -> None:
-    trial = Trial(read(usage={"pages_processed": "7"}))
+    trial = OcrTrial(read(usage={"pages_processed": "7"}))
     await trial.ask()
     assert trial.pages == ("PROVIDER", 7)
 
 
 async def test_an_answer_of_megabytes_comes_in_pieces_and_is_settled_before_the_last() -> None:
     body = b'{"usage_info":{"pages_processed":2},"images":"' + b"x" * 3_000_000 + b'"}'
-    trial = Trial(FakeAnswer([body]))
+    trial = OcrTrial(FakeResponse([body]))
 
     class Watching(Collected):
         async def write(self, piece: bytes) -> None:
@@ -69,31 +69,31 @@ async def test_an_answer_of_megabytes_comes_in_pieces_and_is_settled_before_the_
             await super().write(piece)
 
     reply = Watching()
-    last = await trial.ocr.answer(ASK, call=a_call(), reply=reply)
+    last = await trial.ocr.process(ASK, call=a_call(), reply=reply)
     assert len(trial.outbox.events) == 1
-    assert reply.whole(last) == body
+    assert reply.body(last) == body
     assert max(map(len, [*reply.pieces, last])) <= 256 * 1024
-    assert trial.event.bytes_out == len(body)
+    assert trial.record.bytes_out == len(body)
 
 
 async def test_a_caller_who_leaves_in_the_middle_is_still_billed_for_the_pages() -> None:
-    trial = Trial(FakeAnswer([b'{"usage_info":{"pages_processed":2},"images":"' + b"x" * 3_000_000 + b'"}']))
+    trial = OcrTrial(FakeResponse([b'{"usage_info":{"pages_processed":2},"images":"' + b"x" * 3_000_000 + b'"}']))
 
     class Leaving(Collected):
         async def write(self, piece: bytes) -> None:
             raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        await trial.ocr.answer(ASK, call=a_call(), reply=Leaving())
+        await trial.ocr.process(ASK, call=a_call(), reply=Leaving())
     assert trial.outcome == ("CLIENT_GONE", 499, "client_gone")
     assert trial.pages == ("PROVIDER", 2)
-    assert trial.event.bytes_out == 256 * 1024
+    assert trial.record.bytes_out == 256 * 1024
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 422, 429, 500])
 async def test_the_providers_error_keeps_its_status_and_body_without_secrets(status: int) -> None:
     body = b'{"object":"error","message":"the key hush is wrong","type":"t","param":null,"code":"1001"}'
-    trial = Trial(FakeAnswer([body], status=status, headers={"retry-after": "3"}))
+    trial = OcrTrial(FakeResponse([body], status=status, headers={"retry-after": "3"}))
     answer = await trial.ask()
     assert (answer.status, answer.body) == (status, body.replace(b"hush", b"***"))
     assert answer.headers == {"retry-after": "3"}
@@ -102,7 +102,7 @@ async def test_the_providers_error_keeps_its_status_and_body_without_secrets(sta
 
 
 async def test_an_error_that_is_no_json_gets_an_envelope() -> None:
-    trial = Trial(FakeAnswer([b"<h1>hush</h1>"], status=502, content_type="text/html"))
+    trial = OcrTrial(FakeResponse([b"<h1>hush</h1>"], status=502, content_type="text/html"))
     answer = await trial.ask()
     assert answer.content_type == "application/json"
     assert json.loads(answer.body)["error"]["message"] == "The provider answered 502: <h1>***</h1>"
@@ -117,7 +117,7 @@ async def test_an_error_that_is_no_json_gets_an_envelope() -> None:
     ],
 )
 async def test_what_breaks_off_is_accounted_for(error: BaseException, outcome: tuple[str, int, str]) -> None:
-    for trial in (Trial(FakeAnswer([b"{", error])), Trial(error)):
+    for trial in (OcrTrial(FakeResponse([b"{", error])), OcrTrial(error)):
         with pytest.raises(type(error)):
             await trial.ask()
         assert trial.outcome == outcome
@@ -125,23 +125,23 @@ async def test_what_breaks_off_is_accounted_for(error: BaseException, outcome: t
 
 
 async def test_only_a_connection_that_never_was_is_repeated() -> None:
-    trial = Trial(UnreachableError("away", code="upstream_unreachable"), read())
+    trial = OcrTrial(UnreachableError("away", code="upstream_unreachable"), read())
     await trial.ask(_URL)
-    first, second = trial.provider.asked
+    first, second = trial.client.bodies
     assert first[0] == second[0]
-    assert len(trial.event.attempts) == 2
+    assert len(trial.record.attempts) == 2
 
 
 async def test_a_refused_request_is_metered_and_never_sent() -> None:
-    trial = Trial()
+    trial = OcrTrial()
     with pytest.raises(InvalidRequest):
         await trial.ask(b"{}")
     assert trial.outcome == ("FAILED", 400, "missing_required_parameter")
-    assert len(trial.event.attempts) == 0
+    assert len(trial.record.attempts) == 0
 
 
 async def test_a_body_over_the_limit_is_refused_unread() -> None:
-    trial = Trial()
+    trial = OcrTrial()
     with pytest.raises(PayloadTooLarge):
         await trial.ask(b"x" * (MAX_BODY_BYTES + 1))
     assert trial.outcome == ("FAILED", 413, "payload_too_large")

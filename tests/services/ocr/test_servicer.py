@@ -12,9 +12,9 @@ from google.api.httpbody_pb2 import HttpBody
 from google.protobuf import any_pb2, json_format, struct_pb2
 
 from common.errors import UpstreamFailed
-from common.providers.provider import FakeAnswer
 from common.settings import MAX_BODY_BYTES
-from tests.services.ocr.reading import ASK, DEFAULT_MODEL, SIZE, Trial, page, read, served
+from tests.common.upstream.fake_client import FakeResponse
+from tests.services.ocr.reading import ASK, DEFAULT_MODEL, SIZE, OcrTrial, page, read, served
 from turnpike.ocr.v1 import ocr_http_pb2_grpc, ocr_pb2, ocr_pb2_grpc
 
 _AUTH = (("authorization", "Bearer tp_olga"), ("x-request-id", "mine"))
@@ -35,40 +35,40 @@ async def process(channel: grpc.aio.Channel, **fields: Any) -> ocr_pb2.ProcessDo
 
 
 async def test_bytes_pass_through_with_their_head() -> None:
-    trial = Trial(read())
+    trial = OcrTrial(read())
     async with served(trial) as channel:
         head, messages = await post(channel, HttpBody(content_type="application/json", data=ASK))
-    assert trial.asked == ASK
+    assert trial.sent == ASK
     assert b"".join(message.data for message in messages) == b"".join(map(bytes, read().pieces))  # type: ignore[arg-type]
     assert messages[0].content_type == "application/json"
     assert (head["x-request-id"], head["x-ratelimit-limit"]) == ("mine", "5")
     assert "x-http-status" not in head
     assert "set-cookie" not in head
-    assert (trial.event.path, trial.event.method, trial.pages) == ("/v1/ocr", "POST", ("PROVIDER", 3))
+    assert (trial.record.path, trial.record.method, trial.pages) == ("/v1/ocr", "POST", ("PROVIDER", 3))
 
 
 @pytest.mark.parametrize("extended", [False, True])
 async def test_every_form_of_the_message_is_read(extended: bool) -> None:  # noqa: FBT001 - a parameter of the test
     detail = any_pb2.Any()
     detail.Pack(struct_pb2.Value(string_value="x"))
-    trial = Trial(read())
+    trial = OcrTrial(read())
     async with served(trial) as channel:
         await post(channel, HttpBody(data=ASK, extensions=[detail] if extended else []))
-    assert trial.asked == ASK
+    assert trial.sent == ASK
 
 
 async def test_a_body_of_32_mib_is_sent_as_it_came() -> None:
     body = b'{"model":"m","document":{"x":"' + b"a" * (MAX_BODY_BYTES - 33) + b'"}}'
-    trial = Trial(read())
+    trial = OcrTrial(read())
     async with served(trial) as channel:
         await post(channel, HttpBody(content_type="application/json", data=body))
-    assert trial.asked == body
-    assert trial.event.bytes_in == len(body) == MAX_BODY_BYTES
+    assert trial.sent == body
+    assert trial.record.bytes_in == len(body) == MAX_BODY_BYTES
 
 
 async def test_an_upstreams_error_keeps_its_status_and_body() -> None:
     body = b'{"detail":[{"loc":["body","pages"],"msg":"wrong","type":"t"}]}'
-    async with served(Trial(FakeAnswer([body], status=422))) as channel:
+    async with served(OcrTrial(FakeResponse([body], status=422))) as channel:
         head, messages = await post(channel, HttpBody(data=ASK))
     assert head["x-http-status"] == "422"
     assert b"".join(message.data for message in messages) == body
@@ -82,14 +82,14 @@ async def test_an_upstreams_error_keeps_its_status_and_body() -> None:
         (ASK, "tp_nobody", None, "401"),
         (ASK, "tp_carl", None, "403"),
         (ASK, "tp_olga", _CUT, "502"),
-        (ASK, "tp_olga", FakeAnswer([_CUT]), "502"),
+        (ASK, "tp_olga", FakeResponse([_CUT]), "502"),
     ],
 )
 async def test_the_gateways_own_errors_are_openais_envelope(
-    body: bytes, token: str, answer: FakeAnswer | BaseException | None, status: str
+    body: bytes, token: str, answer: FakeResponse | BaseException | None, status: str
 ) -> None:
     metadata = (*_HTTP[1:], ("authorization", f"Bearer {token}"))
-    async with served(Trial(*([answer] if answer else []))) as channel:
+    async with served(OcrTrial(*([answer] if answer else []))) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await ocr_http_pb2_grpc.OcrHttpServiceStub(channel).Process(HttpBody(data=body), metadata=metadata).read()
     trailers = dict(caught.value.trailing_metadata() or ())
@@ -116,11 +116,11 @@ async def test_the_gateways_own_errors_are_openais_envelope(
     ],
 )
 async def test_a_typed_request_is_sent_as_mistral_would_have_it(fields: dict[str, Any], document: Any) -> None:
-    trial = Trial(read())
+    trial = OcrTrial(read())
     extra = json_format.ParseDict({"table_format": "html", "image_limit": 3, "pages": "0-1"}, struct_pb2.Struct())
     async with served(trial) as channel:
         await process(channel, **fields, extra=extra, pages=[0, 2], include_image_base64=True)
-    assert json.loads(trial.asked) == {
+    assert json.loads(trial.sent) == {
         "model": DEFAULT_MODEL,
         "document": document,
         "pages": [0, 2],
@@ -128,7 +128,7 @@ async def test_a_typed_request_is_sent_as_mistral_would_have_it(fields: dict[str
         "table_format": "html",
         "image_limit": 3,
     }
-    assert (trial.event.method, trial.event.path) == ("GRPC", "/turnpike.ocr.v1.OcrService/ProcessDocument")
+    assert (trial.record.method, trial.record.path) == ("GRPC", "/turnpike.ocr.v1.OcrService/ProcessDocument")
 
 
 async def test_a_typed_answer_has_all_that_mistrals_has() -> None:
@@ -140,7 +140,7 @@ async def test_a_typed_answer_has_all_that_mistrals_has() -> None:
         "document_annotation": "{}",
         "usage_info": {"pages_processed": "2", "doc_size_bytes": 10},
     }
-    trial = Trial(FakeAnswer([json.dumps(answer).encode()]))
+    trial = OcrTrial(FakeResponse([json.dumps(answer).encode()]))
     async with served(trial) as channel:
         got = await process(channel, model="m", url="https://x.test/a.pdf")
     assert (got.model, got.pages_processed, got.document_bytes, got.document_annotation) == ("m-1", 2, 10, "{}")
@@ -155,7 +155,7 @@ async def test_a_typed_answer_has_all_that_mistrals_has() -> None:
 
 
 async def test_pages_that_the_provider_does_not_count_are_unset() -> None:
-    trial = Trial(read(usage=None))
+    trial = OcrTrial(read(usage=None))
     async with served(trial) as channel:
         got = await process(channel, url="https://x.test/a.pdf")
     assert not got.HasField("pages_processed")
@@ -167,7 +167,7 @@ async def test_pages_that_the_provider_does_not_count_are_unset() -> None:
     [({}, "document"), ({"url": ""}, "url"), ({"inline": {"data": b"x", "media_type": 'a"b'}}, "inline.media_type")],
 )
 async def test_a_typed_request_without_a_document_is_refused(fields: dict[str, Any], param: str) -> None:
-    async with served(Trial()) as channel:
+    async with served(OcrTrial()) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await process(channel, **fields)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -189,25 +189,40 @@ async def test_a_typed_request_without_a_document_is_refused(fields: dict[str, A
 async def test_a_typed_error_says_what_the_provider_said(
     status: int, body: Any, code: grpc.StatusCode, message: str
 ) -> None:
-    async with served(Trial(FakeAnswer([json.dumps(body).encode()], status=status))) as channel:
+    async with served(OcrTrial(FakeResponse([json.dumps(body).encode()], status=status))) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await process(channel, url="https://x.test/a.pdf")
     assert (caught.value.code(), caught.value.details()) == (code, message)
 
 
-@pytest.mark.parametrize("body", [b"", b"nonsense", b"[]", b'{"pages":7}', b'{"pages":[{"index":"x"}]}'])
+@pytest.mark.parametrize("body", [b"", b"nonsense", b"[]", b"{}"])
 async def test_an_answer_of_another_shape_is_an_error_of_the_provider(body: bytes) -> None:
-    async with served(Trial(FakeAnswer([body]))) as channel:
+    async with served(OcrTrial(FakeResponse([body]))) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await process(channel, url="https://x.test/a.pdf")
-    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert "not a read document" in (caught.value.details() or "")
+    # Not UNAVAILABLE: clients repeat that, and would be billed again.
+    assert caught.value.code() is grpc.StatusCode.INTERNAL
+    assert "no answer to this request" in (caught.value.details() or "")
+
+
+@pytest.mark.parametrize(
+    ("body", "pages"),
+    [
+        (b'{"pages":7,"usage_info":{"pages_processed":2}}', 0),
+        (b'{"pages":[{"index":"x","markdown":5,"dimensions":[1]},7],"usage_info":{"pages_processed":2}}', 1),
+        (b'{"pages":[{"markdown":"\\ud83d","images":[{"top_left_x":1.5}]}],"usage_info":{"pages_processed":2}}', 1),
+    ],
+)
+async def test_a_field_of_another_type_loses_no_other_field(body: bytes, pages: int) -> None:
+    async with served(OcrTrial(FakeResponse([body]))) as channel:
+        answer = await process(channel, url="https://x.test/a.pdf")
+    assert (len(answer.pages), answer.pages_processed) == (pages, 2)
 
 
 async def test_an_inline_document_of_megabytes_goes_through() -> None:
     data = bytes(range(256)) * 4096 * 20
-    trial = Trial(read())
+    trial = OcrTrial(read())
     async with served(trial) as channel:
         await process(channel, inline=ocr_pb2.InlineDocument(data=data))
-    sent = json.loads(trial.asked)["document"]["document_url"]
+    sent = json.loads(trial.sent)["document"]["document_url"]
     assert base64.b64decode(sent.partition(",")[2]) == data
