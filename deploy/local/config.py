@@ -38,6 +38,14 @@ SERVICES = (
     Service("chroma", 5, stop_last=1),
     Service("ocr", 6, stop_last=1),
 )
+SANDBOX = "sandbox"
+"""The child that is the provider of a laptop."""
+CHROMA_SERVER = "chroma-server"
+"""The child that is a Chroma server."""
+ENVOY = "envoy"
+"""The child that is the edge."""
+WELCOME = "welcome"
+"""The child that ends by itself: it waits for the others and says that they are ready."""
 _SANDBOX_OFFSET = 4
 _CHROMA_SERVER_OFFSET = 7
 INNER_PORTS = 8

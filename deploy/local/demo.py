@@ -10,18 +10,18 @@ import httpx
 from deploy.local.state import write_private
 
 _NAME = "demo"
-_PATIENCE_SECONDS = 10.0
 _POLL_SECONDS = 0.1
+_NOT_YET = frozenset({httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT})
 
 
 async def demo_token(client: httpx.AsyncClient, *, jwt: str, kept: Path) -> str | None:
     """Return the token in the file ``kept`` while it is still one of the user's, and a new one otherwise.
 
     ``client`` knows the gateway's URL. Returns None when the gateway does not accept the JWT, as with a JWKS URL of the
-    user's own. Raises httpx.HTTPError when the gateway does not answer well within 10 seconds.
+    user's own. Raises httpx.HTTPError when the gateway does not answer well.
     """
     authorization = {"authorization": f"Bearer {jwt}"}
-    listed = await _settled(client, httpx.Request("GET", "/v1/api-tokens", headers=authorization))
+    listed = await client.get("/v1/api-tokens", headers=authorization)
     if listed.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
         return None
     listed.raise_for_status()
@@ -46,11 +46,12 @@ def _is(token: str, record: dict[str, object]) -> bool:
     return isinstance(prefix, str) and bool(prefix) and token.startswith(prefix) and not record.get("expires_at")
 
 
-async def _settled(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
-    """Send the request until the answer is not a 5xx: Envoy connects to a backend on the first call."""
-    give_up = asyncio.get_running_loop().time() + _PATIENCE_SECONDS
+async def wait_for_gateway(client: httpx.AsyncClient) -> None:
+    """Return when the gateway's answer comes from a service: Envoy connects to one on the first call."""
     while True:
-        answer = await client.request(request.method, str(request.url), headers=request.headers)
-        if not answer.is_server_error or asyncio.get_running_loop().time() > give_up:
-            return answer
+        try:
+            if (await client.get("/v1/api-tokens")).status_code not in _NOT_YET:
+                return
+        except httpx.TransportError:
+            pass
         await asyncio.sleep(_POLL_SECONDS)

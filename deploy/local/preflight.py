@@ -9,10 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.local.config import HOST, LocalSettings
+from deploy.local.config import CHROMA_SERVER, ENVOY, HOST, SANDBOX, LocalSettings
 from deploy.local.refused import Refused
 
 # A runner that was just killed leaves its children a moment to be torn down by the kernel.
@@ -21,37 +21,58 @@ _PORT_POLL_SECONDS = 0.05
 _VERSION_SECONDS = 20.0
 
 
-def inner_ports(settings: LocalSettings) -> Mapping[str, int]:
-    """Name the inner ports that this stack needs."""
+@dataclass(frozen=True)
+class Listener:
+    """A port on which a child listens, and the variable that moves it."""
+
+    name: str
+    port: int
+    variable: str
+    child: str
+
+    def problem(self) -> str | None:
+        """Return a line that says why nobody can listen on the port now, None if somebody can."""
+        number = _port_problem(self.port)
+        if not number:
+            return None
+        why = "is taken by another process" if number == errno.EADDRINUSE else f"cannot be used ({os.strerror(number)})"
+        return f"port {self.port} ({self.name}) {why}: set {self.variable} to another port"
+
+
+def listeners(settings: LocalSettings) -> list[Listener]:
+    """List the ports of a stack; the first is the public one."""
     ports = settings.ports
-    named = {"Envoy's admin page": ports.admin, **ports.services}
+    inner = [(ENVOY, "Envoy's admin page", ports.admin), *((name, name, port) for name, port in ports.services.items())]
     if settings.uses_sandbox:
-        named["sandbox"] = ports.sandbox
+        inner.append((SANDBOX, "sandbox", ports.sandbox))
     if settings.uses_chroma_server:
-        named["the Chroma server"] = ports.chroma_server
-    return named
+        inner.append((CHROMA_SERVER, "the Chroma server", ports.chroma_server))
+    return [
+        Listener("Envoy", settings.port, variable="TURNPIKE_PORT", child=ENVOY),
+        *(
+            Listener(f"{name}, TURNPIKE_PORT_BASE+{port - settings.port_base}", port, "TURNPIKE_PORT_BASE", child=child)
+            for child, name, port in inner
+        ),
+    ]
 
 
 def check_ports(settings: LocalSettings) -> None:
     """Raise Refused when a port is taken, may not be used, or is asked for twice."""
-    inner = inner_ports(settings)
-    for name, port in inner.items():
-        if port == settings.port:
-            raise Refused(f"TURNPIKE_PORT={port} is also the port of {name}: change it or TURNPIKE_PORT_BASE")
-    _require_free(settings.port, variable="TURNPIKE_PORT", what="Envoy")
-    for name, port in inner.items():
-        offset = port - settings.port_base
-        _require_free(port, variable="TURNPIKE_PORT_BASE", what=f"{name}, TURNPIKE_PORT_BASE+{offset}")
+    public, *inner = listeners(settings)
+    for listener in inner:
+        if listener.port == public.port:
+            what = listener.name.partition(",")[0]
+            raise Refused(f"TURNPIKE_PORT={public.port} is also the port of {what}: change it or TURNPIKE_PORT_BASE")
+    for listener in (public, *inner):
+        _require_free(listener)
 
 
-def _require_free(port: int, *, variable: str, what: str) -> None:
+def _require_free(listener: Listener) -> None:
     give_up = time.monotonic() + _PORT_PATIENCE_SECONDS
-    while (problem := _port_problem(port)) == errno.EADDRINUSE and time.monotonic() < give_up:
+    while _port_problem(listener.port) == errno.EADDRINUSE and time.monotonic() < give_up:
         time.sleep(_PORT_POLL_SECONDS)
-    if problem == errno.EADDRINUSE:
-        raise Refused(f"port {port} ({what}) is taken by another process: set {variable} to another port")
-    if problem:
-        raise Refused(f"port {port} ({what}) cannot be used ({os.strerror(problem)}): set {variable} to another port")
+    if problem := listener.problem():
+        raise Refused(problem)
 
 
 def _port_problem(port: int) -> int:

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
-from deploy.local.config import HOST, SERVICES, LocalSettings
-from deploy.local.environment import chroma_url, sandbox_url
+from deploy.local.config import CHROMA_SERVER, ENVOY, HOST, SANDBOX, SERVICES, WELCOME, LocalSettings
 
 BAD_SETTING_STATUS = 2
 """The exit status of a child that starting again cannot help."""
-WELCOME = "welcome"
-"""The child that ends by itself: it waits for the others and says that they are ready."""
-CHROMA_SERVER = "chroma-server"
-"""The child that is a Chroma server."""
 _STOP_SECONDS = 5
 _LOG_BYTES = 10 * 1024 * 1024
 _OLD_LOGS = 2
@@ -31,8 +25,6 @@ class Program:
     command: Sequence[str]
     stop_last: int
     """Children with a higher number are stopped later; equal ones together."""
-    environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """What this child alone finds in its environment, besides what all do."""
     once: bool = False
     """Whether the child ends by itself, and its output belongs on the terminal rather than in a log."""
 
@@ -44,34 +36,25 @@ def programs(
 
     ``chroma`` is the Chroma server's command, None when a server elsewhere was named.
     """
-    services = {service.name: service.stop_last for service in SERVICES}
+    turns = {service.name: service.stop_last for service in SERVICES}
     if settings.uses_sandbox:
-        services["sandbox"] = 2
-    own = {name: {"TURNPIKE_SANDBOX_URL": sandbox_url(settings.ports)} for name in settings.sandboxed}
+        turns[SANDBOX] = 2
+    python = [sys.executable, "-m"]
+    services = [Program(name, [*python, f"services.{name}"], stop_last=turn) for name, turn in turns.items()]
     servers = []
     if chroma is not None:
-        own = {**own, "chroma": {"CHROMA_BASE_URL": chroma_url(settings.ports)}}
-        servers.append(_chroma_server(chroma, port=settings.ports.chroma_server, data=state / "chroma"))
+        command = _chroma_command(chroma, port=settings.ports.chroma_server, data=state / "chroma")
+        servers.append(Program(CHROMA_SERVER, command, stop_last=2))
     return [
         *servers,
-        *(
-            Program(
-                name,
-                [sys.executable, "-m", f"services.{name}"],
-                stop_last=turn,
-                environment=own.get(name, {}),
-            )
-            for name, turn in services.items()
-        ),
-        Program("envoy", _envoy_command(envoy, envoy_config, settings.envoy_concurrency), stop_last=3),
-        Program(WELCOME, [sys.executable, "-m", "deploy.local.welcome"], stop_last=0, once=True),
+        *services,
+        Program(ENVOY, _envoy_command(envoy, envoy_config, settings.envoy_concurrency), stop_last=3),
+        Program(WELCOME, [*python, "deploy.local.welcome"], stop_last=0, once=True),
     ]
 
 
-def _chroma_server(command: Path, *, port: int, data: Path) -> Program:
-    flags = ["run", "--host", HOST, "--port", str(port), "--path", str(data)]
-    # It reports to nobody: the gateway has no network but the providers that were configured.
-    return Program(CHROMA_SERVER, [str(command), *flags], stop_last=2, environment={"ANONYMIZED_TELEMETRY": "False"})
+def _chroma_command(command: Path, *, port: int, data: Path) -> list[str]:
+    return [str(command), "run", "--host", HOST, "--port", str(port), "--path", str(data)]
 
 
 def _envoy_command(envoy: Path, config: Path, concurrency: int) -> list[str]:
@@ -81,7 +64,10 @@ def _envoy_command(envoy: Path, config: Path, concurrency: int) -> list[str]:
 
 
 def supervisor_config(children: Sequence[Program], *, state: Path, directory: Path) -> str:
-    """Return supervisord's configuration for the children, run in ``directory`` with their logs under ``state``."""
+    """Return supervisord's configuration for the children, run in ``directory`` with their logs under ``state``.
+
+    It holds no environment: what is in there is secret, and the runner keeps it in memory.
+    """
     common = f"""\
 [supervisord]
 nodaemon=true
@@ -109,13 +95,11 @@ nocleanup=true
 def _program(child: Program, *, state: Path, directory: Path) -> str:
     # Supervisor expands the names of logs twice.
     log = "NONE" if child.once else _plain(_plain(log_file(state, child.name)))
-    environment = ",".join(f'{name}="{_plain(value)}"' for name, value in child.environment.items())
     # startsecs=0: a killed child starts again at once and however often; the runner stops one that fails by itself.
     return f"""\
 [program:{child.name}]
 command={_plain(shlex.join(child.command))}
 directory={_plain(directory)}
-environment={environment}
 autorestart={"false" if child.once else "unexpected"}
 exitcodes={0 if child.once else BAD_SETTING_STATUS}
 startsecs=0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from supervisor.options import ServerOptions  # type: ignore[import-untyped]
 from supervisor.states import SupervisorStates  # type: ignore[import-untyped]
 from supervisor.supervisord import Supervisor  # type: ignore[import-untyped]
 
-from deploy.local.processes import BAD_SETTING_STATUS, WELCOME, log_file
+from deploy.local.config import WELCOME
+from deploy.local.preflight import Listener
+from deploy.local.processes import BAD_SETTING_STATUS, log_file
 from deploy.local.tether import tether
 
 _QUICK_SECONDS = 5.0
@@ -27,18 +30,26 @@ _SIGNALS = 6
 _OPEN_FILES = 65_536
 
 
-def run(config: Path, *, state: Path) -> int:
+def run(
+    config: Path,
+    *,
+    state: Path,
+    environments: Mapping[str, Mapping[str, str]],
+    listeners: Sequence[Listener] = (),
+) -> int:
     """Run the children that the supervisor configuration names until a signal, or until one cannot run.
+
+    ``environments`` holds the whole environment of each child, ``listeners`` the ports on which children listen.
 
     Returns the exit status: 0 after SIGINT, SIGTERM or SIGHUP, 2 when a child refused its settings, 1 when a child
     kept failing or the stack did not become healthy. Must be called in the main thread of a process without others.
     """
     _allow_open_files()
-    options = _Options()
+    options = _Options(environments)
     options.realize(["-n", "-c", str(config)])
     options.first = True
     options.test = False
-    runner = Runner(options, state=state)
+    runner = Runner(options, state=state, listeners=listeners)
     try:
         runner.main()
     except ExitNow:
@@ -60,16 +71,21 @@ def _write(data: bytes, *, descriptor: int = 1) -> None:
 
 
 class _Options(ServerOptions):  # type: ignore[misc]
-    """Supervisor's options, whose children die with the runner."""
+    """Supervisor's options, whose children have environments of their own and die with the runner."""
 
-    def __init__(self) -> None:
+    def __init__(self, environments: Mapping[str, Mapping[str, str]]) -> None:
         super().__init__()
         self._runner = os.getpid()
+        self._environments = environments
 
     def setpgrp(self) -> None:
         """Called by supervisor in the child, first thing after the fork."""
         super().setpgrp()
         tether(signal.SIGKILL, parent=self._runner)
+
+    def execve(self, filename: str, argv: list[str], env: Mapping[str, str]) -> None:
+        """Called by supervisor in the child, last thing; ``env`` is the runner's own with the child's name."""
+        super().execve(filename, argv, dict(self._environments[env["SUPERVISOR_PROCESS_NAME"]]))
 
     def setsignals(self) -> None:
         """Take supervisor's signals, but stay deaf to SIGHUP under nohup."""
@@ -104,10 +120,11 @@ class _Wake:
 class Runner(Supervisor):  # type: ignore[misc]
     """supervisord that restarts at once, says in one line what happened, and ends when going on is pointless."""
 
-    def __init__(self, options: Any, *, state: Path) -> None:
+    def __init__(self, options: Any, *, state: Path, listeners: Sequence[Listener]) -> None:
         super().__init__(options)
         self.status = 0
         self._state = state
+        self._listeners = listeners
         self._ready = False
         self._quick_failures: dict[str, int] = {}
         self._log_starts: dict[str, int] = {}
@@ -119,6 +136,8 @@ class Runner(Supervisor):  # type: ignore[misc]
         events.subscribe(events.ProcessLogStdoutEvent, self._on_output)
         wake = _Wake()
         self.options.get_socket_map()[wake.reading] = wake
+        # Without a child that waits for the others there is nothing to wait for.
+        self._ready = all(WELCOME not in group.processes for group in self.process_groups.values())
         # Supervisor would first wait a second for something to happen.
         self._start_what_is_due()
         super().runforever()
@@ -157,8 +176,8 @@ class Runner(Supervisor):  # type: ignore[misc]
                 self._end(1)
         elif process.exitstatus == BAD_SETTING_STATUS:
             self._give_up(name, "refused to start", status=BAD_SETTING_STATUS)
-        elif process.exitstatus not in {0, _KILLED} and not self._ready:
-            # What fails in the first seconds does so because of a setting, and would again.
+        elif process.exitstatus != _KILLED and not self._ready:
+            # What ends by itself before the stack is ready does so because of a setting, and would again.
             self._give_up(name, f"ended with status {process.exitstatus}", status=1)
         elif self._keeps_failing(process):
             self._give_up(name, f"ended {_QUICK_FAILURES} times right after its start", status=1)
@@ -167,16 +186,21 @@ class Runner(Supervisor):  # type: ignore[misc]
             say(f"{name} {how}: starting it again")
 
     def _keeps_failing(self, process: Any) -> bool:
-        """Count exits soon after the start; deaths by signal do not count, somebody wanted them."""
+        """Count exits soon after the start; once the stack is ready, those by signal do not count: somebody wants them.
+
+        A status of 0 counts: Chroma's server has it, too, when it cannot listen.
+        """
         name = process.config.name
-        failed = process.exitstatus not in {0, _KILLED} and process.laststop - process.laststart < _QUICK_SECONDS
+        wanted = self._ready and process.exitstatus == _KILLED
+        failed = not wanted and process.laststop - process.laststart < _QUICK_SECONDS
         self._quick_failures[name] = self._quick_failures.get(name, 0) + 1 if failed else 0
         return self._quick_failures[name] >= _QUICK_FAILURES
 
     def _give_up(self, name: str, what: str, *, status: int) -> None:
         if self.options.mood != SupervisorStates.RUNNING:
             return
-        lines = self._last_words(name)
+        taken = [problem for each in self._listeners if each.child == name and (problem := each.problem())]
+        lines = [f"turnpike: {problem}" for problem in taken] or self._last_words(name)
         # What a service says about its settings needs no introduction; a traceback does.
         if not all(line.startswith(_CLEAR) for line in lines) or not lines:
             lines.insert(0, f"turnpike: {name} {what}; its last lines, from {log_file(self._state, name)}:")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+from datetime import timedelta
 from pathlib import Path
 
 from common.settings import ServiceSettings, load
 from deploy.local import preflight, tether
-from deploy.local.config import REPOSITORY, LocalSettings
-from deploy.local.environment import child_environment
+from deploy.local.config import DEMO_USER, REPOSITORY, LocalSettings
+from deploy.local.environment import CHILDREN, Stack, child_environment
 from deploy.local.envoy import write_envoy
-from deploy.local.jwt import development_secret
+from deploy.local.jwt import development_secret, platform_jwt
 from deploy.local.processes import programs, supervisor_config
 from deploy.local.refused import Refused
 from deploy.local.state import SERVICE_KEY_FILE, kept_secret, lock, open_state, write_private
+
+_DEMO_JWT_LIFETIME = timedelta(days=30)
 
 
 def start() -> int:
@@ -30,8 +33,7 @@ def start() -> int:
     # Held open, and so locked, until this process ends.
     lock(state)
     preflight.check_ports(settings)
-    _set_environment(settings, state=state)
-    load(ServiceSettings)
+    environments = _environments(settings, state=state)
     children = programs(
         settings, envoy=envoy, envoy_config=_envoy_config(settings, state=state), chroma=chroma, state=state
     )
@@ -43,16 +45,34 @@ def start() -> int:
     if not tether.AVAILABLE:
         say("on this system a SIGKILL of the runner leaves its children behind; Ctrl-C does not")
     say("starting; logs are in " + str(state / "logs"))
-    return run(config, state=state)
+    return run(config, state=state, environments=environments, listeners=preflight.listeners(settings))
 
 
-def _set_environment(settings: LocalSettings, *, state: Path) -> None:
+def _environments(settings: LocalSettings, *, state: Path) -> dict[str, dict[str, str]]:
     key = settings.service_key.get_secret_value() if settings.service_key else kept_secret(state / SERVICE_KEY_FILE)
     secret = settings.jwt_secret.get_secret_value() if settings.jwt_secret else development_secret(state)
-    os.environ.update(
-        child_environment(
-            os.environ, ports=settings.ports, state=state, service_key=key, jwt_secret=secret, repository=REPOSITORY
-        )
+    # What all services read is refused here, before any of them starts.
+    os.environ["TURNPIKE_SERVICE_KEY"] = key
+    load(ServiceSettings)
+    stack = Stack(
+        ports=settings.ports,
+        state=state,
+        service_key=key,
+        jwt_secret=secret,
+        demo_jwt=_demo_jwt(settings, secret=secret),
+        sandbox=settings.uses_sandbox,
+        chroma_server=settings.uses_chroma_server,
+    )
+    return {child: child_environment(child, os.environ, stack=stack) for child in CHILDREN}
+
+
+def _demo_jwt(settings: LocalSettings, *, secret: str) -> str:
+    return platform_jwt(
+        secret,
+        user_id=DEMO_USER,
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        lifetime=_DEMO_JWT_LIFETIME,
     )
 
 

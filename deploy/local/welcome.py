@@ -6,62 +6,52 @@ import asyncio
 import os
 import shlex
 import sys
-from datetime import timedelta
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 
 from common.settings import load
-from deploy.local.config import DEMO_USER, LocalSettings
-from deploy.local.demo import demo_token
-from deploy.local.health import unhealthy_parts
-from deploy.local.jwt import platform_jwt
+from deploy.local.config import ENVOY, LocalSettings
+from deploy.local.demo import demo_token, wait_for_gateway
+from deploy.local.health import wait_for, wait_until_healthy
 from deploy.local.processes import log_file
 from deploy.local.state import ENV_FILE, TOKEN_FILE, write_private
 
-_HEALTHY_SECONDS = 30.0
-_REQUEST_SECONDS = 10.0
-_JWT_LIFETIME = timedelta(days=30)
+_REQUEST_SECONDS = 60.0
 _SHOWN_LINES = 12
 
 
 async def main() -> int:
-    """Welcome the user; returns 1, after saying why, when the stack did not become healthy within 30 seconds."""
+    """Welcome the user when the stack is healthy; returns 1, after saying why, when no API token can be made."""
     settings = load(LocalSettings)
-    missing = await unhealthy_parts(settings, seconds=_HEALTHY_SECONDS)
-    if missing:
-        print(complaint(missing, state=settings.state_dir))
-        return 1
-    jwt = _demo_jwt(settings)
+    report = partial(say_what_is_missing, logs=settings.state_dir / "logs")
+    await wait_until_healthy(settings, report=report)
+    jwt = os.environ["TURNPIKE_JWT"]
     try:
         async with httpx.AsyncClient(base_url=settings.url, trust_env=False, timeout=_REQUEST_SECONDS) as client:
+            await wait_for({"auth through envoy": wait_for_gateway(client)}, report=report)
             token = await demo_token(client, jwt=jwt, kept=settings.state_dir / TOKEN_FILE)
     except httpx.HTTPError as error:
         print(f"turnpike: no API token could be made through {settings.url}: {error!r}")
-        print(complaint(["auth", "envoy"], state=settings.state_dir))
+        print(last_lines(["auth", ENVOY], state=settings.state_dir))
         return 1
     write_private(settings.state_dir / ENV_FILE, shell_variables(settings.url, token=token, jwt=jwt if token else None))
     print(welcome(settings, token=token), flush=True)
     return 0
 
 
-def _demo_jwt(settings: LocalSettings) -> str:
-    if settings.jwt_secret is None:
-        raise SystemExit("turnpike: TURNPIKE_JWT_SECRET is not set: start the stack with make up")
-    return platform_jwt(
-        settings.jwt_secret.get_secret_value(),
-        user_id=DEMO_USER,
-        issuer=settings.jwt_issuer,
-        audience=settings.jwt_audience,
-        lifetime=_JWT_LIFETIME,
-    )
+def say_what_is_missing(names: Sequence[str], seconds: float, *, logs: Path) -> None:
+    """Print which parts are not healthy after so many seconds."""
+    print(f"turnpike: after {seconds:.0f} s still waiting for {', '.join(names)}; logs are in {logs}", flush=True)
 
 
-def complaint(missing: list[str], *, state: Path) -> str:
-    """Say what is not healthy, with the last lines of each one's log."""
-    lines = [f"turnpike: not healthy after {_HEALTHY_SECONDS:.0f} s: {', '.join(missing)}"]
-    for name in missing:
+def last_lines(names: Sequence[str], *, state: Path) -> str:
+    """Return the last lines of the children's logs."""
+    lines: list[str] = []
+    for name in names:
         path = log_file(state, name)
         lines.append(f"--- the end of {path}")
         if path.exists():

@@ -1,4 +1,7 @@
-"""A stack of trivial children under the real runner: `python fake_stack.py <state> <name>=<shell command> ...`."""
+"""A stack of trivial children under the real runner: `python fake_stack.py <state> <name>=<shell command> ...`.
+
+`<name>:<port>` among the arguments says that the child listens on the port.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,17 @@ import signal
 import sys
 from pathlib import Path
 
-from deploy.local.processes import WELCOME, Program, supervisor_config
+from deploy.local.config import WELCOME
+from deploy.local.preflight import Listener
+from deploy.local.processes import Program, supervisor_config
 from deploy.local.runner import run
 from deploy.local.tether import tether
 
 
-def main(state: Path, children: list[str]) -> int:
+def main(state: Path, arguments: list[str]) -> int:
     """Run the children until one of them or a signal ends the stack."""
+    children = [argument for argument in arguments if "=" in argument]
+    ports = [argument.split(":") for argument in arguments if "=" not in argument]
     tether(signal.SIGTERM, parent=os.getppid())
     (state / "logs").mkdir(parents=True, exist_ok=True)
     programs = [
@@ -22,7 +29,8 @@ def main(state: Path, children: list[str]) -> int:
     ]
     config = state / "supervisord.conf"
     config.write_text(supervisor_config(programs, state=state, directory=state))
-    return run(config, state=state)
+    listeners = [Listener(name, int(port), "TURNPIKE_PORT_BASE", child=name) for name, port in ports]
+    return run(config, state=state, environments={each.name: os.environ for each in programs}, listeners=listeners)
 
 
 if __name__ == "__main__":

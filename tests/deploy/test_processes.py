@@ -9,7 +9,6 @@ import pytest
 from supervisor.options import ServerOptions  # type: ignore[import-untyped]
 
 from deploy.local.config import LocalSettings
-from deploy.local.environment import child_environment
 from deploy.local.processes import Program, programs, supervisor_config
 
 SERVICES = ("auth", "chat", "chroma", "ocr", "usage")
@@ -41,25 +40,19 @@ def of(settings: LocalSettings) -> list[Program]:
 def test_children_with_the_sandbox(tmp_path: Path) -> None:
     read = read_back(of(LocalSettings()), tmp_path / "state")
     assert set(read) == {*SERVICES, "sandbox", "chroma-server", "envoy", "welcome"}
-    assert read["chat"][0].environment == {"TURNPIKE_SANDBOX_URL": "http://127.0.0.1:18084/v1"}
-    assert read["ocr"][0].environment == read["chat"][0].environment
-    assert read["auth"][0].environment == {}
 
 
 def test_children_without_the_sandbox(tmp_path: Path) -> None:
     url = "https://upstream.test/v1"
     read = read_back(of(LocalSettings(openai_base_url=url, mistral_base_url=url)), tmp_path / "state")
     assert set(read) == {*SERVICES, "chroma-server", "envoy", "welcome"}
-    assert read["chat"][0].environment == {}
 
 
 def test_a_chroma_server_is_run_unless_one_is_named(tmp_path: Path) -> None:
     here = read_back(of(LocalSettings()), tmp_path / "here")
-    assert here["chroma"][0].environment == {"CHROMA_BASE_URL": "http://127.0.0.1:18087"}
     assert "--port 18087" in here["chroma-server"][0].command
     elsewhere = read_back(of(LocalSettings(chroma_base_url="https://chroma.test")), tmp_path / "elsewhere")
     assert "chroma-server" not in elsewhere
-    assert elsewhere["chroma"][0].environment == {}
 
 
 def test_a_child_starts_again_unless_its_settings_are_wrong(tmp_path: Path) -> None:
@@ -92,28 +85,3 @@ def test_arguments_survive_supervisors_syntax(tmp_path: Path, argument: str) -> 
 def test_a_state_directory_with_odd_characters(tmp_path: Path) -> None:
     state = tmp_path / "my 100% state"
     assert read_back(of(LocalSettings()), state)["chat"][0].stdout_logfile == str(state / "logs" / "chat.log")
-
-
-class TestEnvironment:
-    def made(self, **user: str) -> dict[str, str]:
-        return child_environment(
-            user,
-            ports=LocalSettings().ports,
-            state=Path("/state"),
-            service_key="k" * 16,
-            jwt_secret="s" * 32,
-            repository=Path("/repository"),
-        )
-
-    def test_addresses_and_directories(self) -> None:
-        made = self.made(TURNPIKE_AUTH_LISTEN="0.0.0.0:1", KEPT="yes")
-        assert made["TURNPIKE_AUTH_LISTEN"] == made["TURNPIKE_AUTH_ADDRESS"] == "127.0.0.1:18081"
-        assert made["TURNPIKE_STATE_DIR"] == "/state"
-        assert made["PYTHONPATH"] == "/repository:/repository/gen"
-        assert made["TURNPIKE_SANDBOX_LEDGER_PATH"] == "/state/sandbox/ledger.jsonl"
-        assert made["KEPT"] == "yes"
-        assert "TURNPIKE_SANDBOX_URL" not in made
-
-    def test_authentication_is_required_unless_the_user_says_otherwise(self) -> None:
-        assert self.made()["API_AUTH_REQUIRED"] == "1"
-        assert self.made(API_AUTH_REQUIRED="0")["API_AUTH_REQUIRED"] == "0"

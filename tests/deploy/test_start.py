@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 COMMAND = [sys.executable, "-m", "deploy.local"]
-READY_SECONDS = 60.0
+READY_SECONDS = 180.0
 EVENT_SECONDS = 20.0
 
 

@@ -6,17 +6,19 @@ import asyncio
 import json
 import stat
 import subprocess
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 
 import grpc
 import httpx
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 
 from deploy.local.config import LocalSettings
-from deploy.local.demo import demo_token
-from deploy.local.health import grpc_serving, http_ok, unfinished
-from deploy.local.welcome import complaint, shell_variables, welcome
+from deploy.local.demo import demo_token, wait_for_gateway
+from deploy.local.health import grpc_serving, http_ok, unfinished, wait_for
+from deploy.local.welcome import last_lines, say_what_is_missing, shell_variables, welcome
 
 
 class FakeGateway:
@@ -24,14 +26,16 @@ class FakeGateway:
 
     def __init__(self, *, failures: int = 0, accepts: bool = True) -> None:
         self.tokens: list[dict[str, str]] = []
+        self.asked = 0
         self._failures = failures
         self._accepts = accepts
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.asked += 1
         if self._failures:
             self._failures -= 1
             return httpx.Response(503)
-        if not self._accepts or request.headers["authorization"] != "Bearer the-jwt":
+        if not self._accepts or request.headers.get("authorization") != "Bearer the-jwt":
             return httpx.Response(401)
         if request.method == "GET":
             return httpx.Response(200, json={"data": self.tokens})
@@ -68,15 +72,58 @@ class TestToken:
         gateway.tokens[0]["expires_at"] = "2027-01-01T00:00:00Z"
         assert await token_from(gateway, kept) == "tp_secret1"
 
-    async def test_a_gateway_that_is_not_quite_up_is_asked_again(self, tmp_path: Path) -> None:
-        assert await token_from(FakeGateway(failures=2), tmp_path / "token") == "tp_secret0"
+    async def test_a_gateway_that_is_not_quite_up_is_asked_again(self) -> None:
+        gateway = FakeGateway(failures=2)
+        async with httpx.AsyncClient(base_url="http://gateway.test", transport=httpx.MockTransport(gateway)) as client:
+            await wait_for_gateway(client)
+        assert gateway.asked == 3
 
     async def test_no_token_when_the_jwt_is_not_accepted(self, tmp_path: Path) -> None:
         assert await token_from(FakeGateway(accepts=False), tmp_path / "token") is None
         assert not (tmp_path / "token").exists()
 
 
+class Ticks:
+    """Stands for sleeping: each call takes a permit, and moves the clock on."""
+
+    def __init__(self, *, permits: int) -> None:
+        self.seconds = 0.0
+        self.used_up = asyncio.Event()
+        self._permits = permits
+
+    def now(self) -> float:
+        return self.seconds
+
+    async def sleep(self, seconds: float) -> None:
+        if not self._permits:
+            self.used_up.set()
+            await asyncio.Event().wait()
+        self._permits -= 1
+        self.seconds += seconds
+
+
+async def healthy(waits: dict[str, Awaitable[None]]) -> None:
+    async with asyncio.timeout(10):
+        await wait_for(waits, report=lambda *_: None)
+
+
 class TestHealth:
+    async def test_it_waits_for_as_long_as_it_takes_and_says_for_what(self) -> None:
+        late, never_first = asyncio.Event(), Ticks(permits=100)
+        said: list[tuple[list[str], float]] = []
+
+        def report(names: Sequence[str], seconds: float) -> None:
+            said.append((list(names), seconds))
+
+        waits: dict[str, Awaitable[None]] = {"usage": _come(late), "auth": asyncio.sleep(0), "chat": _come(late)}
+        waiting = asyncio.create_task(wait_for(waits, report=report, sleep=never_first.sleep, now=never_first.now))
+        await never_first.used_up.wait()
+        assert not waiting.done()
+        late.set()
+        await waiting
+        # 500 seconds, in which a stack on a busy machine came up.
+        assert said[1:] == [(["chat", "usage"], 5.0 * number) for number in range(2, 101)]
+
     async def test_a_server_that_serves_is_healthy(self) -> None:
         server = grpc.aio.server()
         health = health_aio.HealthServicer()
@@ -84,9 +131,9 @@ class TestHealth:
         port = server.add_insecure_port("127.0.0.1:0")
         await health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
         await server.start()
-        waiting = asyncio.create_task(unfinished({"one": grpc_serving(port)}, seconds=10))
+        waiting = asyncio.create_task(healthy({"one": grpc_serving(port)}))
         await health.set("", health_pb2.HealthCheckResponse.SERVING)
-        assert await waiting == []
+        await waiting
         await server.stop(None)
 
     async def test_those_that_do_not_answer_are_named(self, free_port: int) -> None:
@@ -97,7 +144,11 @@ class TestHealth:
         answers = iter([503, 200])
         transport = httpx.MockTransport(lambda _: httpx.Response(next(answers)))
         async with httpx.AsyncClient(transport=transport) as client:
-            assert await unfinished({"sandbox": http_ok(client, "http://sandbox.test/health")}, seconds=10) == []
+            await healthy({"sandbox": http_ok(client, "http://sandbox.test/health")})
+
+
+async def _come(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 class TestText:
@@ -143,10 +194,14 @@ class TestText:
         assert "upstream.test" in text
         assert '"model":"gpt-4o-mini"' in text
 
-    def test_a_complaint_ends_with_the_log(self, tmp_path: Path) -> None:
+    def test_what_is_waited_for_is_said(self, capsys: pytest.CaptureFixture[str]) -> None:
+        say_what_is_missing(["chroma-server", "usage"], 35.2, logs=Path("/state/logs"))
+        line = "turnpike: after 35 s still waiting for chroma-server, usage; logs are in /state/logs\n"
+        assert capsys.readouterr().out == line
+
+    def test_the_last_lines_of_a_log_are_shown(self, tmp_path: Path) -> None:
         (tmp_path / "logs").mkdir()
         (tmp_path / "logs" / "usage.log").write_text("first\n" + "line\n" * 50 + "the reason\n")
-        text = complaint(["usage", "envoy"], state=tmp_path)
-        assert text.startswith("turnpike: not healthy after 30 s: usage, envoy\n")
+        text = last_lines(["usage", "envoy"], state=tmp_path)
         assert "the reason" in text
         assert "first" not in text

@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from tests.ports import reserved_ports
 
 REPOSITORY: Final = Path(__file__).parents[2]
 SERVICES: Final = ("auth", "chat", "usage")
+_START_SECONDS: Final = 180.0
 _READY_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 30.0
 # What would lead a stack of the tests to somebody's real provider, database or collector.
@@ -149,13 +151,16 @@ def _running_stack(state: Path, settings: Mapping[str, str], *, port: int, port_
 def _wait_for_welcome(stack: Stack) -> None:
     assert stack.process.stdout is not None
     seen = []
-    # The runner itself gives up, and so ends its output, when a child is not healthy in time.
+    # The runner waits for its children however long it takes; its end ends its output.
+    too_late = threading.Timer(_START_SECONDS, stack.process.terminate)
+    too_late.start()
     for line in stack.process.stdout:
         seen.append(line)
         if "print(client.chat" in line:
             break
     else:
         raise AssertionError("the stack did not start:\n" + "".join(seen))
+    too_late.cancel()
     text = (stack.state / "env").read_text()
     values = dict(re.findall(r"^export (\w+)='?([^'\n]*)'?$", text, flags=re.MULTILINE))
     assert values["TURNPIKE_URL"] == stack.url
