@@ -21,7 +21,7 @@ else:
     from backports import zstd
 
 STEP_BYTES: Final = 64 * 1024
-"""The most that one step of decoding gives."""
+"""The most that one step of decoding gives; of br, which counts in blocks, twice as much."""
 
 _SLICE: Final = 16 * 1024
 _MAX_CODINGS: Final = 4
@@ -159,7 +159,7 @@ class ContentDecoder:
         self._bytes = 0
 
     def decode(self, data: bytes) -> Iterator[bytes]:
-        """Yield what a part of the body stands for, at most STEP_BYTES at a time."""
+        """Yield what a part of the body stands for, a step at a time."""
         self._coded_bytes += len(data)
         pieces: Iterator[bytes] = iter((data,))
         for coding in self._codings:

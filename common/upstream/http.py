@@ -6,11 +6,11 @@ No retries and no redirects here: the router is the only one who repeats a reque
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import math
 import re
 import ssl
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -34,7 +34,6 @@ Body: TypeAlias = bytes | memoryview | tuple[bytes | memoryview, ...]
 """A request's body, whole or in pieces; a large one in pieces is sent without ever being put together."""
 
 _KNOWN_URLS: Final = 256
-_CLOSE_SECONDS: Final = 2.0
 _LINE_BREAK: Final = re.compile(r"[\r\n\0]")
 # Identity, because what is not decompressed need not be compressed again, and events must not wait in a codec.
 _DEFAULT_HEADERS: Final = "accept: */*\r\naccept-encoding: identity\r\nuser-agent: turnpike/0.1\r\n"
@@ -77,6 +76,7 @@ class HttpClient:
         seconds = min(timers.connect_timeout_seconds, timers.total_timeout_seconds)
         self._connect_timeout = aiohttp.ClientTimeout(connect=seconds, ceil_threshold=math.inf)
         self._connector: aiohttp.TCPConnector | None = None
+        self._connections: weakref.WeakSet[Exchanges] = weakref.WeakSet()
         self._origins: dict[str, aiohttp.ClientRequest] = {}
         self._targets: dict[str, _Target] = {}
 
@@ -94,13 +94,12 @@ class HttpClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the connections."""
+        """Close the connections at once: one that still has to send something would keep it waiting."""
         connector, self._connector = self._connector, None
         if connector is not None:
-            # A connection that still has to send something would keep it waiting.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_CLOSE_SECONDS):
-                    await connector.close()
+            for exchanges in self._connections:
+                exchanges.abort()
+            await connector.close()
 
     async def post(self, url: str, *, body: Body, headers: Mapping[str, str]) -> HttpAnswer:
         """Send a request and return when the answer's head is there; the caller closes the answer.
@@ -144,8 +143,10 @@ class HttpClient:
                 raise UpstreamTimeout("The provider did not answer in time.", code="upstream_timeout") from None
             if isinstance(error, MalformedAnswer):
                 raise UpstreamFailed("The provider's answer is not HTTP.", code="upstream_malformed") from None
-            if isinstance(error, BrokenConnection) or (isinstance(error, NotReceived) and not exchange.served):
+            if isinstance(error, BrokenConnection):
                 raise UpstreamFailed("The provider closed the connection.", code="upstream_failed") from None
+            if isinstance(error, NotReceived) and not exchange.served:
+                raise UnreachableError("The provider took no request.", code="upstream_unreachable") from None
             raise
 
     async def _connect(self, origin: aiohttp.ClientRequest, *, unused: bool = True) -> Exchanges:
@@ -164,6 +165,7 @@ class HttpClient:
             exchange = transport.get_protocol()
             if not isinstance(exchange, Exchanges):
                 exchange = Exchanges(transport, handler)
+                self._connections.add(exchange)
                 transport.set_protocol(exchange)
             if exchange.take(connection) and (unused or not exchange.served):
                 return exchange

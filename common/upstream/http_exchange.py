@@ -144,6 +144,10 @@ class Exchanges(asyncio.Protocol):
             self._arm(self._loop.time() + idle_seconds)
         connection.release()
 
+    def abort(self) -> None:
+        """Close the connection at once, whatever it does; whoever waits on it gets an error."""
+        self._transport.abort()
+
     # What asyncio calls.
 
     def data_received(self, data: bytes) -> None:

@@ -17,6 +17,7 @@ MAX_HEAD_BYTES: Final = 256 * 1024
 # The parser's own flow control stays out of the way: each piece is taken from it at once.
 _PARSER_LIMIT: Final = 1 << 30
 _END_OF_HEAD: Final = re.compile(rb"\n\r?\n")
+_ENDS_CHUNKS: Final = re.compile(rb"[^\n]\r\n\r\n")
 _FIELD: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]*:([^\0\r]*)")
 
 
@@ -145,9 +146,11 @@ class AnswerParser:
                 self.buffered += len(part)
             self.ended = payload.is_eof()
         if self.ended and self.message is not None and not further:
-            # A part of a further answer shows only in the count of bytes: the parser keeps it to itself.
+            # A part of a further answer shows only in the bytes: the parser keeps it to itself.
             self.may_be_followed = not self.message.should_close and (
-                data.endswith(b"\r\n\r\n") if self.message.chunked else self._body_bytes == payload.total_bytes
+                _ENDS_CHUNKS.fullmatch(data[-5:]) is not None
+                if self.message.chunked
+                else self._body_bytes == payload.total_bytes
             )
 
 

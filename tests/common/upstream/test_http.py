@@ -4,47 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gzip
 import socket
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 
 import pytest
 
 from common.errors import UpstreamFailed, UpstreamTimeout
-from common.upstream.http import HttpAnswer, HttpClient, Timers, UnreachableError
+from common.upstream.http import HttpAnswer, HttpClient, UnreachableError
 from common.upstream.sse import KEEP_ALIVE
 from tests.common.raw_upstream import HEAD_JSON, HEAD_STREAM, LAST_CHUNK, Request, chunk, serving
+from tests.common.upstream.support import SOON, asked, json_answer, timers
 
 _A, _B = b'data: {"a":1}\n\n', b"data: [DONE]\n\n"
-_SOON = 0.05
-"""A timer that runs out at once."""
-_NEVER = 30.0
-
-
-def timers(
-    *, connect: float = _NEVER, first: float = _NEVER, gap: float = _NEVER, total: float = _NEVER, alive: float = _NEVER
-) -> Timers:
-    return Timers(
-        connect_timeout_seconds=connect,
-        first_byte_timeout_seconds=first,
-        chunk_timeout_seconds=gap,
-        total_timeout_seconds=total,
-        keep_alive_seconds=alive,
-    )
-
-
-def json_answer(body: bytes) -> bytes:
-    return HEAD_JSON + f"content-length: {len(body)}\r\n\r\n".encode() + body
-
-
-@contextlib.asynccontextmanager
-async def asked(client: HttpClient, url: str, body: bytes = b"{}") -> AsyncIterator[HttpAnswer]:
-    answer = await client.post(url, body=body, headers={"content-type": "application/json"})
-    try:
-        yield answer
-    finally:
-        answer.close()
 
 
 async def events_of(answer: HttpAnswer) -> AsyncGenerator[bytes, None]:
@@ -135,7 +107,7 @@ def full_port() -> Iterator[int]:
 
 
 async def test_the_connect_timer_ends_an_attempt_that_may_be_repeated(full_port: int) -> None:
-    async with HttpClient(timers=timers(connect=_SOON)) as client:
+    async with HttpClient(timers=timers(connect=SOON)) as client:
         with pytest.raises(UnreachableError):
             await client.post(f"http://127.0.0.1:{full_port}/", body=b"{}", headers={})
 
@@ -147,7 +119,7 @@ async def test_the_first_byte_timer_ends_a_silent_request() -> None:
         await request.connection.wait_for_the_client_to_leave()
         left.set()
 
-    async with serving(answer) as upstream, HttpClient(timers=timers(first=_SOON)) as client:
+    async with serving(answer) as upstream, HttpClient(timers=timers(first=SOON)) as client:
         with pytest.raises(UpstreamTimeout) as raised:
             await client.post(upstream.url, body=b"{}", headers={})
         assert raised.value.code == "upstream_timeout"
@@ -161,7 +133,7 @@ async def test_the_chunk_timer_ends_a_body_that_stalls() -> None:
 
     async with (
         serving(answer) as upstream,
-        HttpClient(timers=timers(gap=_SOON)) as client,
+        HttpClient(timers=timers(gap=SOON)) as client,
         asked(client, upstream.url) as got,
     ):
         with pytest.raises(UpstreamTimeout):
@@ -200,7 +172,7 @@ async def test_the_chunk_timer_ends_a_stream_in_spite_of_keep_alives() -> None:
     seen: list[bytes] = []
     async with (
         serving(answer) as upstream,
-        HttpClient(timers=timers(gap=0.2, alive=_SOON)) as client,
+        HttpClient(timers=timers(gap=0.2, alive=SOON)) as client,
         asked(client, upstream.url) as got,
     ):
         with pytest.raises(UpstreamTimeout):
@@ -219,7 +191,7 @@ async def test_the_total_timer_ends_a_stream_that_never_falls_silent() -> None:
 
     async with (
         serving(answer) as upstream,
-        HttpClient(timers=timers(total=0.5, alive=_SOON)) as client,
+        HttpClient(timers=timers(total=0.5, alive=SOON)) as client,
         asked(client, upstream.url) as got,
     ):
         with pytest.raises(UpstreamTimeout):
@@ -230,7 +202,7 @@ async def test_the_total_timer_also_ends_a_request_without_an_answer() -> None:
     async def answer(request: Request) -> None:
         await request.connection.wait_for_the_client_to_leave()
 
-    async with serving(answer) as upstream, HttpClient(timers=timers(total=_SOON)) as client:
+    async with serving(answer) as upstream, HttpClient(timers=timers(total=SOON)) as client:
         with pytest.raises(UpstreamTimeout):
             await client.post(upstream.url, body=b"{}", headers={})
 
@@ -245,7 +217,7 @@ async def test_silence_is_filled_with_comments_and_no_event_is_lost_for_it() -> 
 
     async with (
         serving(answer) as upstream,
-        HttpClient(timers=timers(alive=_SOON)) as client,
+        HttpClient(timers=timers(alive=SOON)) as client,
         asked(client, upstream.url) as got,
     ):
         events = events_of(got)
@@ -404,7 +376,7 @@ async def test_finishing_does_not_wait_long_for_a_server_that_does_not_end() -> 
             events = events_of(got)
             assert await anext(events) == _B
             await events.aclose()
-            await got.finish(timeout_seconds=_SOON)
+            await got.finish(timeout_seconds=SOON)
         await upstream.connections[0].closed.wait()
 
 
@@ -447,28 +419,6 @@ async def test_cookies_are_not_kept() -> None:
             async with asked(client, upstream.url) as got:
                 await got.read()
         assert "cookie" not in upstream.requests[1].headers
-
-
-async def test_a_body_that_is_compressed_against_our_wish_is_read_all_the_same() -> None:
-    packed = gzip.compress(b'{"a":1}')
-
-    async def answer(request: Request) -> None:
-        await request.connection.send(
-            HEAD_JSON + f"content-encoding: gzip\r\ncontent-length: {len(packed)}\r\n\r\n".encode() + packed
-        )
-
-    async with serving(answer) as upstream, HttpClient(timers=timers()) as client, asked(client, upstream.url) as got:
-        assert await got.read() == b'{"a":1}'
-
-
-async def test_a_body_that_says_gzip_and_is_none_is_a_failure() -> None:
-    async def answer(request: Request) -> None:
-        await request.connection.send(HEAD_JSON + b"content-encoding: gzip\r\ncontent-length: 9\r\n\r\nnot gzip!")
-
-    async with serving(answer) as upstream, HttpClient(timers=timers()) as client:
-        with pytest.raises(UpstreamFailed):
-            async with asked(client, upstream.url) as got:
-                await got.read()
 
 
 async def test_three_hundred_requests_at_once_wait_for_no_connection() -> None:

@@ -154,9 +154,70 @@ def test_an_event_is_there_with_its_last_byte() -> None:
     assert splitter.feed(b"\n") == [b"data: b\r\n\r\n"]
 
 
-def test_half_an_event_at_the_end_is_dropped() -> None:
-    assert split(b"data: a\n\ndata: b\n") == [b"data: a\n\n"]
-    assert split(b"data: a\n\ndata: b") == [b"data: a\n\n"]
+@pytest.mark.parametrize(
+    ("rest", "event"),
+    [
+        (b"data: b\n", b"data: b\n\n"),
+        (b"event: x\ndata: b\n", b"event: x\ndata: b\n\n"),
+        (b"data: b\r\n", b"data: b\r\n\n"),
+        (b"data: b\r", b"data: b\r\n\n"),
+        (b"data: [DONE]", b"data: [DONE]\n\n"),
+        (b'data: {"a":1}', b'data: {"a":1}\n\n'),
+        (b'data: {"a":\ndata: 1}', b'data: {"a":\ndata: 1}\n\n'),
+        (b"data: {}\r\n\r", b"data: {}\r\n\r"),
+    ],
+)
+def test_an_event_that_only_lacks_its_blank_line_when_the_body_ends_is_whole(rest: bytes, event: bytes) -> None:
+    assert split(b"data: a\n\n" + rest) == [b"data: a\n\n", event]
+    assert len(parsed(event)) == 1
+    assert split(event) == [event]
+
+
+@pytest.mark.parametrize(
+    "rest", [b"data: b", b'data: {"a":', b'data: {"a":\ndata: ', b"dat", b"event: x\n", b": ping\n", b"\n", b"id: 1"]
+)
+def test_half_an_event_at_the_end_is_dropped(rest: bytes) -> None:
+    assert split(b"data: a\n\n" + rest) == [b"data: a\n\n"]
+
+
+_MARK = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [[_MARK + b"data: a\n\n"], [_MARK[:1], _MARK[1:], b"data: a\n\n"], [b"\xef", b"\xbb", b"\xbf", b"data: a\n\n"]],
+    ids=["at once", "in pieces", "byte by byte"],
+)
+def test_a_byte_order_mark_before_the_first_event_takes_nothing_along(pieces: list[bytes]) -> None:
+    assert split(*pieces, _MARK + b"data: b\n\n") == [b"data: a\n\n", _MARK + b"data: b\n\n"]
+
+
+def test_what_only_begins_like_a_byte_order_mark_stays() -> None:
+    assert split(b"\xef\xbb", b"data: a\n\n") == [b"\xef\xbbdata: a\n\n"]
+
+
+class CountingSplitter(EventSplitter):
+    """Counts the bytes that are looked at again because an event may end among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+
+    def _cut(self, whole: bytes, *, look_from: int) -> list[bytes]:
+        self.seen += len(whole)
+        return super()._cut(whole, look_from=look_from)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["newlines", "both", "returns"])
+@pytest.mark.parametrize("lines", [1, 3000])
+def test_a_large_event_costs_work_in_proportion_to_its_size(end: bytes, lines: int) -> None:
+    event = (b"data: " + b"x" * (30_000_000 // lines) + end) * lines + end
+    splitter = CountingSplitter()
+    events: list[bytes] = []
+    for start in range(0, len(event), 1024):
+        events += splitter.feed(event[start : start + 1024])
+    assert events + splitter.end() == [event]
+    assert splitter.seen <= 2 * len(event)
 
 
 def test_the_keep_alive_is_a_comment_that_cleaning_keeps() -> None:
