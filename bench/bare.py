@@ -15,7 +15,7 @@ from google.api.httpbody_pb2 import HttpBody
 
 from bench.messages import ANSWER
 from common.serving.interceptor import Context
-from common.serving.runtime import Runtime
+from common.serving.runtime import open_runtime
 from common.serving.server import SERVER_OPTIONS
 from deploy.local.config import HOST
 from turnpike.chat.v1 import chat_http_pb2_grpc
@@ -60,10 +60,10 @@ async def serve_on_runtime(port: int) -> None:
     """Serve on the services' own runtime until the process is ended."""
     handlers = _Handlers()
     chat_http_pb2_grpc.add_ChatHttpServiceServicer_to_server(_Bare(), cast(grpc.aio.Server, handlers))
-    runtime = Runtime(handlers.found, options=SERVER_OPTIONS, maximum_concurrent_rpcs=_CALLS)
+    runtime = open_runtime(handlers.found[0], options=SERVER_OPTIONS, max_concurrent_rpcs=_CALLS)
     runtime.listen(f"{HOST}:{port}")
     await runtime.start()
-    await runtime.wait_for_termination(None)
+    await runtime.ended()
 
 
 if __name__ == "__main__":

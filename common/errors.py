@@ -45,6 +45,14 @@ class NotFound(TurnpikeError):
     """The thing does not exist, or belongs to somebody else."""
 
 
+class UnknownRpc(TurnpikeError):
+    """There is no such RPC."""
+
+
+class RequestTimeout(TurnpikeError):
+    """The caller did not send the whole request in time."""
+
+
 class PayloadTooLarge(TurnpikeError):
     """The request is larger than the gateway takes."""
 
@@ -105,6 +113,8 @@ ERRORS: Mapping[type[TurnpikeError], ErrorRow] = MappingProxyType(
         Unauthenticated: ErrorRow("UNAUTHENTICATED", 401, "authentication_error", "invalid_api_key"),
         PermissionDenied: ErrorRow("PERMISSION_DENIED", 403, "permission_error", "permission_denied"),
         NotFound: ErrorRow("NOT_FOUND", 404, "not_found_error", "not_found"),
+        UnknownRpc: ErrorRow("UNIMPLEMENTED", 404, "not_found_error", "unknown_rpc"),
+        RequestTimeout: ErrorRow("DEADLINE_EXCEEDED", 408, "invalid_request_error", "request_timeout"),
         PayloadTooLarge: ErrorRow("RESOURCE_EXHAUSTED", 413, "invalid_request_error", "payload_too_large"),
         RateLimited: ErrorRow("RESOURCE_EXHAUSTED", 429, "rate_limit_error", "rate_limit_exceeded"),
         Internal: ErrorRow("INTERNAL", 500, "server_error", "internal_error"),

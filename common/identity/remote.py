@@ -1,9 +1,8 @@
-"""Resolves credentials through the auth service, remembers answers for seconds, forgets revoked ones at once."""
+"""Resolves credentials through the auth service, caches answers for seconds, and drops revoked ones at once."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import secrets
 import time
@@ -18,8 +17,10 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from pydantic import SecretStr
 
+from common.background import BackgroundLoop, Health
 from common.errors import TurnpikeError, Unauthenticated, Unavailable
 from common.identity.principal import Kind, Principal
+from common.serving.channel import inner_channel
 from turnpike.auth.v1 import auth_pb2, auth_pb2_grpc
 
 _log = structlog.get_logger(__name__)
@@ -32,28 +33,22 @@ _KINDS = {
 }
 _TIMEOUT_SECONDS = 5.0
 _RECONNECT_SECONDS = 0.02
-_CHANNEL_OPTIONS = (
-    ("grpc.initial_reconnect_backoff_ms", 20),
-    # In spite of its name this is how long an attempt may take: a busy machine needs more than some milliseconds.
-    ("grpc.min_reconnect_backoff_ms", 1_000),
-    ("grpc.max_reconnect_backoff_ms", 50),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 2_000),
-)
+_RETRY_AT_MOST_SECONDS = 5.0
+_MAX_RECONNECT_BACKOFF_MS = 50
 
 
 @dataclass(frozen=True, slots=True)
-class _Remembered:
+class _CacheEntry:
     principal: Principal
-    until: float
+    expires_at: float
 
 
 class RemoteAuthenticator:
     """Asks the auth service; an async context manager that watches for revocations while it is open.
 
-    Answers are kept for as long as the auth service allows, ``capacity`` of them at most. Credentials are kept only as
-    hashes, under a key that dies with the process. While the auth service is away, what is remembered stays good until
-    its time is over.
+    Answers are cached for as long as the auth service allows, ``capacity`` of them at most. Credentials are kept only
+    as hashes, under a key that dies with the process. While the auth service is away, what is cached stays good until
+    its time is over. ``health`` shows a watch that keeps failing for a reason other than that.
     """
 
     def __init__(
@@ -62,60 +57,65 @@ class RemoteAuthenticator:
         *,
         service_key: SecretStr,
         capacity: int = 10_000,
+        health: Health | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self._channel = inner_channel(address, max_reconnect_backoff_ms=_MAX_RECONNECT_BACKOFF_MS)
         self._stub = auth_pb2_grpc.AuthServiceStub(self._channel)
         self._metadata = (("x-turnpike-service-key", service_key.get_secret_value()),)
         self._capacity = capacity
         self._hash_key = secrets.token_bytes(32)
         self._clock = clock
-        self._remembered: OrderedDict[bytes, _Remembered] = OrderedDict()
+        self._cache: OrderedDict[bytes, _CacheEntry] = OrderedDict()
         self._pending: dict[bytes, asyncio.Task[Principal]] = {}
-        # Counts what the watch reported, so that an answer that was on its way during a revocation is not remembered.
+        # Counts what the watch reported, so that an answer that was on its way during a revocation is not cached.
         self._revocations = 0
-        self._watch: asyncio.Task[None] | None = None
+        self._watch = BackgroundLoop(
+            "watch for revocations",
+            self._watch_revocations,
+            interval_seconds=_RECONNECT_SECONDS,
+            retry_at_most_seconds=_RETRY_AT_MOST_SECONDS,
+            health=health,
+        )
+        self._last_code: grpc.StatusCode | None = None
         self.watching = asyncio.Event()
 
     async def __aenter__(self) -> RemoteAuthenticator:
         """Start to watch for revocations."""
-        self._watch = asyncio.create_task(self._watch_revocations())
+        await self._watch.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Stop watching and close the channel."""
-        if self._watch is not None:
-            self._watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watch
+        await self._watch.__aexit__()
         await self._channel.close()
 
     async def authenticate(self, credential: str) -> Principal:
         """Return who holds the credential; raises Unauthenticated, or Unavailable when the auth service is away."""
         given = credential.encode("utf-8", "surrogateescape")
         key = hashlib.blake2b(given, digest_size=32, key=self._hash_key).digest()
-        remembered = self._remembered.get(key)
-        if remembered is not None:
-            if remembered.until > self._clock():
-                return remembered.principal
-            del self._remembered[key]
+        entry = self._cache.get(key)
+        if entry is not None:
+            if entry.expires_at > self._clock():
+                return entry.principal
+            del self._cache[key]
         pending = self._pending.get(key)
         if pending is None:
-            pending = asyncio.create_task(self._ask(credential, key))
+            pending = asyncio.create_task(self._resolve(credential, key))
             self._pending[key] = pending
-            pending.add_done_callback(lambda task: self._answered(key, task))
+            pending.add_done_callback(lambda task: self._remove_pending(key, task))
         # Shielded: the first of several waiting calls may be cancelled by its client, and the others still wait.
         return await asyncio.shield(pending)
 
-    def _answered(self, key: bytes, task: asyncio.Task[Principal]) -> None:
+    def _remove_pending(self, key: bytes, task: asyncio.Task[Principal]) -> None:
         if self._pending.get(key) is task:
             del self._pending[key]
         if not task.cancelled():
             task.exception()  # Looked at here, for the case that every caller has left.
 
-    async def _ask(self, credential: str, key: bytes) -> Principal:
+    async def _resolve(self, credential: str, key: bytes) -> Principal:
         revocations = self._revocations
-        asked_at = self._clock()
+        requested_at = self._clock()
         try:
             answer = await self._stub.Authenticate(
                 auth_pb2.AuthenticateRequest(credential=credential), metadata=self._metadata, timeout=_TIMEOUT_SECONDS
@@ -129,23 +129,21 @@ class RemoteAuthenticator:
             frozenset(answer.principal.scopes),
         )
         if answer.cache_seconds > 0 and revocations == self._revocations and self.watching.is_set():
-            while len(self._remembered) >= self._capacity:
-                self._remembered.popitem(last=False)
-            self._remembered[key] = _Remembered(principal, asked_at + answer.cache_seconds)
+            while len(self._cache) >= self._capacity:
+                self._cache.popitem(last=False)
+            self._cache[key] = _CacheEntry(principal, requested_at + answer.cache_seconds)
         return principal
 
     async def _watch_revocations(self) -> None:
-        last_code = None
-        while True:
-            try:
-                await self._read_revocations()
-            except grpc.aio.AioRpcError as error:
-                # Said once and not at each of fifty attempts a second, when for example the service key is wrong.
-                if self.watching.is_set() or error.code() is not last_code:
-                    _log.warning("the watch for revocations ended", code=error.code().name, details=error.details())
-                last_code = error.code()
+        try:
+            await self._read_revocations()
+        except grpc.aio.AioRpcError as error:
+            # Said once and not at each of fifty attempts a second, when for example the service key is wrong.
+            if self.watching.is_set() or error.code() is not self._last_code:
+                _log.warning("the watch for revocations ended", code=error.code().name, details=error.details())
+            self._last_code = error.code()
+        finally:
             self.watching.clear()
-            await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _read_revocations(self) -> None:
         stream = self._stub.WatchRevocations(
@@ -158,13 +156,14 @@ class RemoteAuthenticator:
             self._pending.clear()
             if not greeted:
                 # Revocations may have been missed while nobody watched.
-                self._remembered.clear()
+                self._cache.clear()
                 greeted = True
+                self._watch.succeeded()
                 self.watching.set()
             revoked = set(message.token_ids)
             if revoked:
-                for key in [k for k, r in self._remembered.items() if r.principal.token_id in revoked]:
-                    del self._remembered[key]
+                for key in [key for key, entry in self._cache.items() if entry.principal.token_id in revoked]:
+                    del self._cache[key]
 
 
 def _translated(error: grpc.aio.AioRpcError) -> TurnpikeError:

@@ -16,6 +16,7 @@ from common.errors import Unavailable
 from common.metering.outbox import DiskOutbox
 from common.serving import protobuf_fields
 from common.serving.auth import SERVICE_KEY_HEADER
+from common.serving.channel import inner_channel
 from common.telemetry import Telemetry
 from common.upstream.settings import MeteredSettings
 from turnpike.usage.v1 import ingest_pb2
@@ -25,11 +26,6 @@ _RECORD_USAGE: Final = "/turnpike.usage.v1.UsageIngestService/RecordUsage"
 _TIMEOUT_SECONDS: Final = 30.0
 _RETRY_AT_FIRST_SECONDS: Final = 0.1
 _RETRY_AT_MOST_SECONDS: Final = 5.0
-_CHANNEL_OPTIONS: Final = (
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-)
 
 
 class Shipper:
@@ -49,7 +45,7 @@ class Shipper:
         batch_events: int = 5_000,
     ) -> None:
         self._outbox = outbox
-        self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self._channel = inner_channel(address)
         # The outbox has the events as they are sent: nothing is parsed on the way.
         self._record: grpc.aio.UnaryUnaryMultiCallable[bytes, ingest_pb2.RecordUsageResponse] = (
             self._channel.unary_unary(_RECORD_USAGE, None, ingest_pb2.RecordUsageResponse.FromString)

@@ -13,6 +13,7 @@ from common.identity.authenticator import Authenticator
 from common.identity.principal import Access, Kind, Principal, Requirement, Scope
 from common.request import Call
 from common.serving.interceptor import Context, Proceed
+from common.serving.routes import Route
 
 SERVICE_KEY_HEADER = "x-turnpike-service-key"
 CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key")
@@ -21,31 +22,29 @@ CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key")
 class AuthInterceptor:
     """Sets the call's principal, or refuses the call.
 
-    ``requirements`` says for each RPC (by its full name) what it needs. ``credential_headers`` are tried in order.
+    ``credential_headers`` are tried in order.
     """
 
     def __init__(
         self,
         authenticator: Authenticator,
         *,
-        requirements: Mapping[str, Requirement],
         service_key: SecretStr,
         credential_headers: Sequence[str] = CREDENTIAL_HEADERS,
     ) -> None:
         self._authenticator = authenticator
-        self._requirements = requirements
         self._service_key = service_key.get_secret_value().encode()
         self._credential_headers = credential_headers
 
-    async def __call__(self, call: Call, request: Any, context: Context, proceed: Proceed) -> Any:
+    async def __call__(self, route: Route, call: Call, context: Context, proceed: Proceed) -> Any:
         """Serve the call if its caller may make it; raises Unauthenticated, PermissionDenied or Unavailable."""
-        requirement = self._requirements[call.rpc]
+        requirement = route.requirement
         if requirement is Access.INTERNAL:
             self._check_service_key(call.metadata)
         elif requirement is not Access.PUBLIC:
             call.principal = await self._authenticator.authenticate(self._credential(call.metadata))
             check(call.principal, requirement)
-        return await proceed(call, request, context)
+        return await proceed(call, context)
 
     def _check_service_key(self, metadata: Mapping[str, str]) -> None:
         given = metadata.get(SERVICE_KEY_HEADER, "")

@@ -10,34 +10,36 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
-from common.errors import Internal, TurnpikeError, chroma_body, openai_body, row
+from common.errors import Internal, TurnpikeError, row
 from common.request import Call
 from common.serving.interceptor import Context, Proceed
+from common.serving.routes import ErrorBody, Route
 
 _log = structlog.get_logger(__name__)
 _DOMAIN: Final = "turnpike"
 # A message travels three times in the trailers, escaped up to sixfold, and clients take no more than 8 KiB of them.
 _MESSAGE_BYTES: Final = 600
-_CHROMA_PATH: Final = "/v1/chroma"
 
 
 class ErrorInterceptor:
     """Answers for whatever the rest of the chain raises; an unexpected exception shows as INTERNAL only."""
 
-    async def __call__(self, call: Call, request: Any, context: Context, proceed: Proceed) -> Any:
+    async def __call__(self, route: Route, call: Call, context: Context, proceed: Proceed) -> Any:
         """Serve the call; end it with the raised error's status."""
         try:
-            return await proceed(call, request, context)
+            return await proceed(call, context)
         except TurnpikeError as error:
-            await _abort(call, context, error)
+            await abort(call, context, error, body=route.error_body)
         except (grpc.aio.AbortError, grpc.aio.BaseError):
             raise
         except Exception:  # noqa: BLE001 - the last line of defence; logged with its trace
             _log.exception("unexpected error", rpc=call.rpc, request_id=call.request_id)
-            await _abort(call, context, Internal("The gateway failed to serve this request."))
+            internal = Internal("The gateway failed to serve this request.")
+            await abort(call, context, internal, body=route.error_body)
 
 
-async def _abort(call: Call, context: Context, error: TurnpikeError) -> NoReturn:
+async def abort(call: Call, context: Context, error: TurnpikeError, *, body: ErrorBody) -> NoReturn:
+    """End the call with the error's status, and with its HTTP body in a trailer."""
     entry = row(error)
     error.message = _shortened(error.message)
     code = grpc.StatusCode[entry.grpc]
@@ -55,19 +57,13 @@ async def _abort(call: Call, context: Context, error: TurnpikeError) -> NoReturn
         error.message,
         (
             ("x-http-status", str(entry.http_status)),
-            ("x-error-body", _http_body(error, call.path).decode("ascii")),
+            ("x-error-body", body(error).decode("ascii")),
             ("grpc-status-details-bin", status.SerializeToString()),
             ("x-request-id", call.request_id),
             *error.headers.items(),
         ),
     )
     raise AssertionError("abort returned")  # pragma: no cover - abort always raises
-
-
-def _http_body(error: TurnpikeError, path: str) -> bytes:
-    """Return the error in the dialect of the path."""
-    is_chroma = path == _CHROMA_PATH or path.startswith(f"{_CHROMA_PATH}/")
-    return chroma_body(error) if is_chroma else openai_body(error)
 
 
 def _shortened(message: str) -> str:

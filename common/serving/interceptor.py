@@ -8,13 +8,17 @@ from typing import Any, Protocol
 import grpc
 
 from common.request import Call
+from common.serving.routes import Route
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Proceed = Callable[[Call, Any, Context], Awaitable[Any]]
+Proceed = Callable[[Call, Context], Awaitable[Any]]
 
 
 class Interceptor(Protocol):
-    """Surrounds every call: does something, awaits ``proceed``, does something more."""
+    """Surrounds every call: does something, awaits ``proceed``, does something more.
 
-    async def __call__(self, call: Call, request: Any, context: Context, proceed: Proceed) -> Any:
+    It runs before the request message has arrived: whom it refuses, nobody waits for.
+    """
+
+    async def __call__(self, route: Route, call: Call, context: Context, proceed: Proceed) -> Any:
         """Serve the call, or raise."""

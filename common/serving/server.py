@@ -1,34 +1,28 @@
-"""The gRPC server that every service runs, and the one list of interceptors around its RPCs."""
+"""The gRPC server that every service runs."""
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import inspect
-import signal
-import sys
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final, cast
 
 import grpc
-import structlog
 from google.protobuf.descriptor_pool import Default
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from common.identity.principal import Requirement
+from common.background import Health
+from common.errors import UnknownRpc, openai_body
+from common.identity.principal import Access
 from common.request import Call, current_call, open_call
+from common.serving.errors import abort
 from common.serving.http_body import body_view
 from common.serving.interceptor import Context, Interceptor, Proceed
-from common.serving.runtime import Runtime
+from common.serving.messages import read_message
+from common.serving.probes import Probes
+from common.serving.routes import Route, services_of
+from common.serving.runtime import open_runtime
 from common.settings import MAX_MESSAGE_BYTES
 
-_log = structlog.get_logger(__name__)
-
-_OPEN: Final = (health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
-"""What every server offers to everybody."""
 SERVER_OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", -1),
@@ -37,72 +31,69 @@ SERVER_OPTIONS: Final = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
 )
+_UNKNOWN: Final = "unknown"
+"""The name under which calls of RPCs that do not exist are served: theirs is the caller's."""
 
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
-Register = Callable[[grpc.aio.Server], None]
+Servicer = tuple[Callable[[Any, grpc.aio.Server], None], object]
+"""What generated code adds a servicer with, and the servicer."""
 
 
 class Server:
     """A gRPC server with health and reflection, whose every RPC runs inside the same interceptors.
 
-    ``requirements`` must name each RPC that ``registers`` add; a forgotten one raises ValueError before the first call.
-    The RPCs of HttpBody that ``passed_through`` names are served by coroutines that take a BodyView, write serialized
-    messages and return the last of them: see common/serving/http_body.py.
+    ``routes`` must name each RPC of their services and of ``servicers``; a forgotten one raises ValueError before the
+    first call. ``health`` decides what is reported. ``before_stop`` ends the calls that never end by themselves.
+    ``max_concurrent_calls`` is what LimitInterceptor allows: the runtime refuses, without a body, only far beyond it.
     """
 
     def __init__(
         self,
         *,
-        services: Sequence[str],
-        registers: Sequence[Register],
+        routes: Sequence[Route],
+        servicers: Sequence[Servicer],
         interceptors: Sequence[Interceptor],
-        requirements: Mapping[str, Requirement],
-        passed_through: Collection[str] = (),
         max_concurrent_calls: int = 4096,
+        max_probes: int = 100,
+        probe_seconds: float = 60.0,
+        reflection: bool = True,
+        health: Health | None = None,
+        before_stop: Callable[[], None] = lambda: None,
     ) -> None:
-        handlers = _Handlers(interceptors, passed_through=passed_through)
-        to = cast(grpc.aio.Server, handlers)
-        for register in registers:
-            register(to)
-        handlers.refuse_undeclared(services, requirements)
-        self._services = services
-        self._health = health_aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, to)
-        reflected = reflection.aio.ReflectionServicer([*services, *_OPEN])
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, to)  # type: ignore[no-untyped-call] # no stubs
-        self._runtime = Runtime([handlers], options=SERVER_OPTIONS, maximum_concurrent_rpcs=max_concurrent_calls)
+        self._before_stop = before_stop
+        services = services_of(routes)
+        public = services_of(route for route in routes if route.requirement is not Access.INTERNAL)
+        self._probes = Probes(
+            services,
+            health=health or Health(),
+            public=public if reflection else None,
+            at_most=max_probes,
+            seconds=probe_seconds,
+        )
+        handlers = _Handlers(routes, interceptors=interceptors, probes=self._probes.handlers())
+        for add, servicer in servicers:
+            add(servicer, cast(grpc.aio.Server, handlers))
+        handlers.refuse_undeclared(services)
+        self._runtime = open_runtime(
+            handlers, options=SERVER_OPTIONS, max_concurrent_rpcs=2 * max_concurrent_calls + 10 * max_probes
+        )
 
     async def start(self, listen: str) -> int:
         """Listen on host:port and report healthy; returns the port. Raises RuntimeError when the port is taken."""
         port = self._runtime.listen(listen)
         await self._runtime.start()
-        for name in ("", *self._services):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self._probes.start()
         return port
 
-    async def stop(self, *, grace_seconds: float = 4.0) -> None:
+    async def ended(self) -> None:
+        """Wait for the server's end; raises what ended it when ``stop`` did not."""
+        await self._runtime.ended()
+
+    async def stop(self, *, grace_seconds: float) -> None:
         """Report not healthy, take no more calls, and give the running ones ``grace_seconds``."""
-        await self._health.enter_graceful_shutdown()
-        await self._runtime.shutdown(grace_seconds)
-
-
-async def serve(server: Server, *, name: str, listen: str, variable: str) -> None:
-    """Run the server until SIGTERM or SIGINT; a taken port ends the process with a line that names ``variable``."""
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    try:
-        port = await server.start(listen)
-    except RuntimeError:
-        sys.stderr.write(f"turnpike {name}: cannot listen on {listen}: set {variable} to a free address\n")
-        raise SystemExit(2) from None
-    # What is loaded by now stays: the collector need not look at it again and again while streams come and go.
-    gc.collect()
-    gc.freeze()
-    _log.info("listening", service=name, port=port)
-    await stopped.wait()
-    await server.stop()
+        await self._probes.stop()
+        self._before_stop()
+        await self._runtime.stop(grace_seconds)
 
 
 class _Handlers(grpc.GenericRpcHandler):
@@ -112,69 +103,89 @@ class _Handlers(grpc.GenericRpcHandler):
     looks its own interceptors up for every call. Handlers that are found by name cost the same however many there are.
     """
 
-    def __init__(self, interceptors: Sequence[Interceptor], *, passed_through: Collection[str]) -> None:
+    def __init__(
+        self, routes: Sequence[Route], *, interceptors: Sequence[Interceptor], probes: Mapping[str, Any]
+    ) -> None:
+        self._routes = {route.rpc: route for route in routes}
         self._interceptors = interceptors
-        self._passed_through = passed_through
-        self._handlers: dict[str, Any] = {}
+        self._handlers: dict[str, Any] = dict(probes)
+        self._undeclared: list[str] = []
+        self._unknown: Any = grpc.stream_unary_rpc_method_handler(_refuse_unknown, None, None)
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Take a service's handlers."""
         for method, handler in handlers.items():
-            rpc = f"/{service}/{method}"
-            self._handlers[rpc] = handler if service in _OPEN else self._wrapped(rpc, handler)
+            route = self._routes.get(f"/{service}/{method}")
+            if route is None:
+                self._undeclared.append(f"/{service}/{method}")
+            else:
+                self._handlers[route.rpc] = self._handler(route, handler)
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
         """Do nothing: generated code brings the same handlers a second time, for runtimes that know no names."""
 
-    def refuse_undeclared(self, services: Sequence[str], requirements: Mapping[str, Requirement]) -> None:
-        """Raise ValueError for an RPC, of these services or registered, that declares no requirement."""
-        found = Default().FindServiceByName
-        declared = {f"/{name}/{method.name}" for name in services for method in found(name).methods}
-        for rpc in sorted(declared | {rpc for rpc in self._handlers if rpc.split("/")[1] not in _OPEN}):
-            if rpc not in requirements:
-                raise ValueError(f"{rpc} declares no requirement: add it to the service's REQUIREMENTS")
+    def refuse_undeclared(self, services: Sequence[str]) -> None:
+        """Raise ValueError for an RPC, of these services or registered, that has no route."""
+        declared = (f"/{name}/{method.name}" for name in services for method in _service(name).methods)
+        missing = [*self._undeclared, *(rpc for rpc in declared if rpc not in self._routes)]
+        if missing:
+            raise ValueError(f"{missing[0]} has no route: add it to the service's ROUTES")
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        """Return the RPC's handler, None when there is none; the call begins here, in the task that will serve it."""
-        handler = self._handlers.get(handler_call_details.method)
-        if handler is not None:
-            pairs = handler_call_details.invocation_metadata or ()
-            metadata = {key: value for key, value in pairs if isinstance(value, str)}
-            open_call(handler_call_details.method, metadata)
-        return handler
+        """Return the RPC's handler; the call begins here, in the task that will serve it."""
+        rpc = handler_call_details.method
+        handler = self._handlers.get(rpc)
+        pairs = handler_call_details.invocation_metadata or ()
+        metadata = {key: value for key, value in pairs if isinstance(value, str)}
+        open_call(_UNKNOWN if handler is None else rpc, metadata)
+        return handler or self._unknown
 
-    def _wrapped(self, rpc: str, handler: Any) -> Any:
-        if rpc in self._passed_through:
-            # On the wire, a single answer is a stream of one message. As a single answer the last message and the
-            # status are one write, which spares every process on the way a wake-up.
-            return grpc.unary_unary_rpc_method_handler(self._behaviour(handler.unary_stream), body_view, None)
+    def _handler(self, route: Route, handler: Any) -> Any:
+        """Return a handler that reads the message itself, once the interceptors have let its caller in.
+
+        For the caller, a stream of requests that takes one message is the same as a single request. An answer of one
+        message leaves together with the status, which spares every process on the way a wake-up.
+        """
+        if route.passed_through:
+            behaviour = self._intercepted(route, handler.unary_stream)
+            return grpc.stream_unary_rpc_method_handler(behaviour, body_view, None)
         read, write = handler.request_deserializer, handler.response_serializer
         if not handler.response_streaming:
-            return grpc.unary_unary_rpc_method_handler(self._behaviour(handler.unary_unary), read, write)
+            behaviour = self._intercepted(route, _serialized(handler.unary_unary, write))
+            return grpc.stream_unary_rpc_method_handler(behaviour, read, None)
         stream = handler.unary_stream
-        writes = stream if inspect.iscoroutinefunction(stream) else _written_out(stream)
-        return grpc.unary_stream_rpc_method_handler(self._behaviour(writes), read, write)
+        behaviour = self._intercepted(route, stream if inspect.iscoroutinefunction(stream) else _written_out(stream))
+        return grpc.stream_stream_rpc_method_handler(behaviour, read, write)
 
-    def _behaviour(self, serve: Behaviour) -> Any:
+    def _intercepted(self, route: Route, serve: Behaviour) -> Any:
         # Plain functions that return coroutines: a stream's every event passes through all frames that are suspended.
-        def inner(_: Call, request: Any, context: Context) -> Awaitable[Any]:
-            return serve(request, context)
+        async def innermost(_: Call, context: Context) -> Any:
+            return await serve(await read_message(context), context)
 
-        proceed: Proceed = inner
+        proceed: Proceed = innermost
         for interceptor in reversed(self._interceptors):
-            proceed = _around(interceptor, proceed)
+            proceed = _around(interceptor, route, proceed)
 
-        async def behaviour(request: Any, context: Context) -> Any:
-            return await proceed(current_call(), request, context)
+        async def behaviour(_: object, context: Context) -> Any:
+            return await proceed(current_call(), context)
 
         return behaviour
 
 
-def _around(interceptor: Interceptor, inner: Proceed) -> Proceed:
-    def intercepted(call: Call, request: Any, context: Context) -> Awaitable[Any]:
-        return interceptor(call, request, context, inner)
+def _around(interceptor: Interceptor, route: Route, inner: Proceed) -> Proceed:
+    def intercepted(call: Call, context: Context) -> Awaitable[Any]:
+        return interceptor(route, call, context, inner)
 
     return intercepted
+
+
+def _serialized(serve: Behaviour, serialize: Callable[[Any], bytes]) -> Behaviour:
+    """Serialize the answer inside of the interceptors, which answer for what cannot be serialized, too."""
+
+    async def serialized(request: Any, context: Context) -> bytes:
+        return serialize(await serve(request, context))
+
+    return serialized
 
 
 def _written_out(generator: Callable[[Any, Context], Any]) -> Behaviour:
@@ -186,3 +197,11 @@ def _written_out(generator: Callable[[Any, Context], Any]) -> Behaviour:
                 await context.write(message)
 
     return stream
+
+
+async def _refuse_unknown(_: object, context: Context) -> None:
+    await abort(current_call(), context, UnknownRpc("There is no such RPC."), body=openai_body)
+
+
+def _service(name: str) -> Any:
+    return Default().FindServiceByName(name)

@@ -9,6 +9,7 @@ from typing import Any
 from common.logs import CallLine, CallLog
 from common.request import CLIENT_GONE_STATUS, Call
 from common.serving.interceptor import Context, Proceed
+from common.serving.routes import Route
 from common.telemetry import Telemetry
 
 
@@ -19,11 +20,11 @@ class TelemetryInterceptor:
         self._telemetry = telemetry
         self._log = log
 
-    async def __call__(self, call: Call, request: Any, context: Context, proceed: Proceed) -> Any:
+    async def __call__(self, route: Route, call: Call, context: Context, proceed: Proceed) -> Any:
         """Serve the call."""
         with self._telemetry.rpc(call):
             try:
-                return await proceed(call, request, context)
+                return await proceed(call, context)
             except asyncio.CancelledError:
                 call.status = CLIENT_GONE_STATUS
                 raise

@@ -1,24 +1,18 @@
-"""Starts the auth service: settings, database, core, server."""
+"""Runs the auth service."""
 
 from __future__ import annotations
 
 import secrets
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 import asyncpg
 import sqlalchemy as sa
-import uvloop
 from alembic.util import CommandError
 
-from common.logs import call_log, configure_logging
-from common.serving.auth import AuthInterceptor
-from common.serving.errors import ErrorInterceptor
-from common.serving.server import Server, serve
-from common.serving.telemetry import TelemetryInterceptor
-from common.settings import load
-from common.telemetry import from_environment
+from common.serving.run import Process, Service, run
 from services.auth.config import AuthSettings
 from services.auth.core import ApiTokens, Authentication
 from services.auth.database import migrate, open_engine
@@ -26,16 +20,19 @@ from services.auth.jwks import JwksKeys
 from services.auth.jwt import JwtVerifier
 from services.auth.last_use import LastUse
 from services.auth.revocations import Revocations
-from services.auth.servicer import REQUIREMENTS, SERVICES, ApiTokenHttpServicer, ApiTokenServicer, AuthServicer
+from services.auth.servicer import ROUTES, ApiTokenHttpServicer, ApiTokenServicer, AuthServicer
 from services.auth.store import SqlTokenStore
-from turnpike.auth.v1 import api_token_http_pb2_grpc, api_token_pb2_grpc, auth_pb2_grpc
+from turnpike.auth.v1.api_token_http_pb2_grpc import add_ApiTokenHttpServiceServicer_to_server
+from turnpike.auth.v1.api_token_pb2_grpc import add_ApiTokenServiceServicer_to_server
+from turnpike.auth.v1.auth_pb2_grpc import add_AuthServiceServicer_to_server
 
 _LATE_SECONDS: Final = 60.0
 """By how much a revocation's transaction may be late, or a poll fail, and the revocation still be pushed."""
 
 
-async def run(settings: AuthSettings) -> None:
-    """Run the service until SIGTERM or SIGINT."""
+@asynccontextmanager
+async def auth(settings: AuthSettings, process: Process) -> AsyncIterator[Service]:
+    """Open the service's parts; a database that cannot be opened ends the process with a line that says so."""
     try:
         await migrate(settings.database)
     except (sa.exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, CommandError, OSError) as error:
@@ -45,6 +42,7 @@ async def run(settings: AuthSettings) -> None:
         stack.push_async_callback(engine.dispose)
         store = SqlTokenStore(engine, now=_now)
         revocations = Revocations(store, overlap_seconds=settings.cache_seconds + _LATE_SECONDS)
+        process.telemetry.observe("revocation.watchers", lambda: revocations.watchers, unit="{watcher}")
         last_use = await stack.enter_async_context(LastUse(store, flush_seconds=settings.flush_seconds))
         keys = None
         if settings.jwt_jwks_url is not None:
@@ -67,48 +65,21 @@ async def run(settings: AuthSettings) -> None:
             now=_now,
         )
         tokens = ApiTokens(store, revocations=revocations, randbelow=secrets.randbelow, now=_now)
-        server = make_server(settings, authentication=authentication, tokens=tokens, revocations=revocations)
-        await serve(server, name="auth", listen=settings.listen, variable="TURNPIKE_AUTH_LISTEN")
+        yield service_of(authentication, tokens=tokens, revocations=revocations)
 
 
-def make_server(
-    settings: AuthSettings, *, authentication: Authentication, tokens: ApiTokens, revocations: Revocations
-) -> Server:
-    """Return the server with its interceptors, outermost first."""
-    telemetry = from_environment("auth")
-    telemetry.observe("revocation.watchers", lambda: revocations.watchers, unit="{watcher}")
-    return _AuthServer(
-        revocations,
-        services=SERVICES,
-        registers=[
-            lambda server: api_token_pb2_grpc.add_ApiTokenServiceServicer_to_server(ApiTokenServicer(tokens), server),
-            lambda server: api_token_http_pb2_grpc.add_ApiTokenHttpServiceServicer_to_server(
-                ApiTokenHttpServicer(tokens), server
-            ),
-            lambda server: auth_pb2_grpc.add_AuthServiceServicer_to_server(
-                AuthServicer(authentication, revocations), server
-            ),
+def service_of(authentication: Authentication, *, tokens: ApiTokens, revocations: Revocations) -> Service:
+    """Return what the service brings; watches of revocations end before it stops, because they have no other end."""
+    return Service(
+        routes=ROUTES,
+        servicers=[
+            (add_ApiTokenServiceServicer_to_server, ApiTokenServicer(tokens)),
+            (add_ApiTokenHttpServiceServicer_to_server, ApiTokenHttpServicer(tokens)),
+            (add_AuthServiceServicer_to_server, AuthServicer(authentication, revocations)),
         ],
-        interceptors=[
-            TelemetryInterceptor(telemetry, log=call_log(settings.log_level)),
-            ErrorInterceptor(),
-            AuthInterceptor(authentication, requirements=REQUIREMENTS, service_key=settings.service_key),
-        ],
-        requirements=REQUIREMENTS,
-        max_concurrent_calls=settings.max_concurrent_calls,
+        authenticator=authentication,
+        before_stop=revocations.close,
     )
-
-
-class _AuthServer(Server):
-    """Ends the watches before it stops: they never end by themselves, and stopping would wait for them."""
-
-    def __init__(self, revocations: Revocations, **server: Any) -> None:
-        super().__init__(**server)
-        self._revocations = revocations
-
-    async def stop(self, *, grace_seconds: float = 4.0) -> None:
-        self._revocations.close()
-        await super().stop(grace_seconds=grace_seconds)
 
 
 def _now() -> datetime:
@@ -120,12 +91,5 @@ def _give_up(error: Exception) -> NoReturn:
     raise SystemExit(f"turnpike auth: cannot open the database ({reason}): set TURNPIKE_AUTH_DATABASE_URL") from None
 
 
-def main() -> None:
-    """Read the settings and run."""
-    settings = load(AuthSettings)
-    configure_logging(settings.log_level)
-    uvloop.run(run(settings))
-
-
 if __name__ == "__main__":
-    main()
+    run("auth", AuthSettings, auth)

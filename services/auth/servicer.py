@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime
-from types import MappingProxyType
 from typing import Final
 
 from google.api.httpbody_pb2 import HttpBody
@@ -13,15 +12,16 @@ from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from common.errors import InvalidRequest
-from common.identity.principal import Access, Kind, Requirement
+from common.identity.principal import Access, Kind
 from common.request import current_call
 from common.serving.interceptor import Context
+from common.serving.routes import Route
 from services.auth.core import ApiTokens, Authentication, CreatedToken
 from services.auth.revocations import Revocations
 from services.auth.store import StoredToken
 from services.auth.token_request import token_request
 from turnpike.auth.v1 import (
-    api_token_http_pb2,
+    api_token_http_pb2,  # noqa: F401 - its descriptor is looked up by name
     api_token_http_pb2_grpc,
     api_token_pb2,
     api_token_pb2_grpc,
@@ -29,21 +29,13 @@ from turnpike.auth.v1 import (
     auth_pb2_grpc,
 )
 
-SERVICES: Final = (
-    api_token_pb2.DESCRIPTOR.services_by_name["ApiTokenService"].full_name,
-    api_token_http_pb2.DESCRIPTOR.services_by_name["ApiTokenHttpService"].full_name,
-    auth_pb2.DESCRIPTOR.services_by_name["AuthService"].full_name,
-)
-
-REQUIREMENTS: Final[Mapping[str, Requirement]] = MappingProxyType(
-    {
-        "/turnpike.auth.v1.ApiTokenService/ListApiTokens": Access.PLATFORM_USER,
-        "/turnpike.auth.v1.ApiTokenService/CreateApiToken": Access.PLATFORM_USER,
-        "/turnpike.auth.v1.ApiTokenService/DeleteApiToken": Access.PLATFORM_USER,
-        "/turnpike.auth.v1.ApiTokenHttpService/CreateApiToken": Access.PLATFORM_USER,
-        "/turnpike.auth.v1.AuthService/Authenticate": Access.INTERNAL,
-        "/turnpike.auth.v1.AuthService/WatchRevocations": Access.INTERNAL,
-    }
+ROUTES: Final = (
+    Route("/turnpike.auth.v1.ApiTokenService/ListApiTokens", Access.PLATFORM_USER),
+    Route("/turnpike.auth.v1.ApiTokenService/CreateApiToken", Access.PLATFORM_USER),
+    Route("/turnpike.auth.v1.ApiTokenService/DeleteApiToken", Access.PLATFORM_USER),
+    Route("/turnpike.auth.v1.ApiTokenHttpService/CreateApiToken", Access.PLATFORM_USER),
+    Route("/turnpike.auth.v1.AuthService/Authenticate", Access.INTERNAL),
+    Route("/turnpike.auth.v1.AuthService/WatchRevocations", Access.INTERNAL),
 )
 
 _KINDS: Final = {

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
-from types import MappingProxyType
 from typing import Final
 
 from common.dialects.upstream_errors import raise_for_status
-from common.identity.principal import Requirement, Scope
+from common.identity.principal import Scope
 from common.reply import Collected
 from common.request import Call, current_call
 from common.serving.http_body import BodyView, HttpReply, send_head, sent
 from common.serving.interceptor import Context
+from common.serving.routes import Route
 from services.chat import typed
 from services.chat.core import Chat
-from turnpike.chat.v1 import chat_http_pb2, chat_http_pb2_grpc, chat_pb2, chat_pb2_grpc
+from turnpike.chat.v1 import (
+    chat_http_pb2,  # noqa: F401 - its descriptor is looked up by name
+    chat_http_pb2_grpc,
+    chat_pb2,
+    chat_pb2_grpc,
+)
 
-SERVICES: Final = (
-    chat_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name,
-    chat_http_pb2.DESCRIPTOR.services_by_name["ChatHttpService"].full_name,
+ROUTES: Final = (
+    Route("/turnpike.chat.v1.ChatService/CompleteChat", Scope("chat")),
+    Route("/turnpike.chat.v1.ChatService/StreamChat", Scope("chat")),
+    Route("/turnpike.chat.v1.ChatHttpService/CreateChatCompletion", Scope("chat"), passed_through=True),
 )
-_CREATE: Final = "/turnpike.chat.v1.ChatHttpService/CreateChatCompletion"
-REQUIREMENTS: Final[Mapping[str, Requirement]] = MappingProxyType(
-    {
-        "/turnpike.chat.v1.ChatService/CompleteChat": Scope("chat"),
-        "/turnpike.chat.v1.ChatService/StreamChat": Scope("chat"),
-        _CREATE: Scope("chat"),
-    }
-)
-PASSED_THROUGH: Final = (_CREATE,)
 
 
 class ChatHttpServicer(chat_http_pb2_grpc.ChatHttpServiceServicer):

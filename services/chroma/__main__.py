@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import uvloop
-from pydantic import SecretStr
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from common.identity.authenticator import Authenticator
 from common.identity.remote import RemoteAuthenticator
-from common.logs import CallLog, call_log, configure_logging
 from common.metering.account import Meter
 from common.metering.shipper import shipped_outbox
-from common.serving.auth import AuthInterceptor
-from common.serving.errors import ErrorInterceptor
-from common.serving.server import Server, serve
-from common.serving.telemetry import TelemetryInterceptor
-from common.settings import load
-from common.telemetry import Telemetry, from_environment
+from common.serving.run import Process, Service, run
 from common.upstream.http import HttpClient
 from services.chroma.config import ChromaSettings
 from services.chroma.core import Chroma
-from services.chroma.servicer import (
-    CREDENTIALS,
-    PASSED_THROUGH,
-    REQUIREMENTS,
-    SERVICES,
-    ChromaHttpServicer,
-    ChromaServicer,
-)
+from services.chroma.servicer import CREDENTIALS, ROUTES, ChromaHttpServicer, ChromaServicer
 from services.chroma.store import HttpStore, NullStore, Store
 from turnpike.chroma.v1.chroma_http_pb2_grpc import add_ChromaHttpServiceServicer_to_server
 from turnpike.chroma.v1.chroma_pb2_grpc import add_ChromaServiceServicer_to_server
@@ -39,64 +26,37 @@ def store_of(settings: ChromaSettings, http: HttpClient) -> Store:
     return HttpStore(http, base_url=settings.base_url, headers=settings.upstream_headers, secret=settings.api_key)
 
 
-def server_of(
-    chroma: Chroma,
-    *,
-    telemetry: Telemetry,
-    log: CallLog,
-    authenticator: Authenticator,
-    service_key: SecretStr,
-    max_concurrent_calls: int = 4096,
-) -> Server:
-    """Return the server with both faces of the service."""
-    return Server(
-        services=SERVICES,
-        registers=[
-            lambda server: add_ChromaServiceServicer_to_server(ChromaServicer(chroma), server),
-            lambda server: add_ChromaHttpServiceServicer_to_server(ChromaHttpServicer(chroma), server),
+@asynccontextmanager
+async def chroma(settings: ChromaSettings, process: Process) -> AsyncIterator[Service]:
+    """Open the service's parts."""
+    async with (
+        shipped_outbox(settings, service="chroma", telemetry=process.telemetry) as outbox,
+        RemoteAuthenticator(
+            settings.auth_address, service_key=settings.service_key, health=process.health
+        ) as authenticator,
+        HttpClient(timers=settings.timers) as http,
+    ):
+        core = Chroma(
+            store_of(settings, http),
+            meter=Meter(outbox, service="chroma", telemetry=process.telemetry),
+            separator=settings.namespace_separator,
+            tenant_per_user=settings.tenant_per_user,
+        )
+        yield service_of(core, authenticator=authenticator)
+
+
+def service_of(core: Chroma, *, authenticator: Authenticator) -> Service:
+    """Return what the service brings."""
+    return Service(
+        routes=ROUTES,
+        servicers=[
+            (add_ChromaServiceServicer_to_server, ChromaServicer(core)),
+            (add_ChromaHttpServiceServicer_to_server, ChromaHttpServicer(core)),
         ],
-        interceptors=[
-            TelemetryInterceptor(telemetry, log=log),
-            ErrorInterceptor(),
-            AuthInterceptor(
-                authenticator,
-                requirements=REQUIREMENTS,
-                service_key=service_key,
-                credential_headers=CREDENTIALS,
-            ),
-        ],
-        requirements=REQUIREMENTS,
-        passed_through=PASSED_THROUGH,
-        max_concurrent_calls=max_concurrent_calls,
+        authenticator=authenticator,
+        credential_headers=CREDENTIALS,
     )
 
 
-async def main(settings: ChromaSettings) -> None:
-    """Wire the service and run it until it is told to stop."""
-    telemetry = from_environment("chroma")
-    authenticator = RemoteAuthenticator(settings.auth_address, service_key=settings.service_key)
-    async with (
-        shipped_outbox(settings, service="chroma", telemetry=telemetry) as outbox,
-        authenticator,
-        HttpClient(timers=settings.timers) as http,
-    ):
-        server = server_of(
-            Chroma(
-                store_of(settings, http),
-                meter=Meter(outbox, service="chroma", telemetry=telemetry),
-                separator=settings.namespace_separator,
-                tenant_per_user=settings.tenant_per_user,
-            ),
-            telemetry=telemetry,
-            log=call_log(settings.log_level),
-            authenticator=authenticator,
-            service_key=settings.service_key,
-            max_concurrent_calls=settings.max_concurrent_calls,
-        )
-        await serve(server, name="chroma", listen=settings.listen, variable="TURNPIKE_CHROMA_LISTEN")
-
-
 if __name__ == "__main__":
-    chroma_settings = load(ChromaSettings)
-    configure_logging(chroma_settings.log_level)
-    uvloop.run(main(chroma_settings))
+    run("chroma", ChromaSettings, chroma)

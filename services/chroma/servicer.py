@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Final
 
-from common.errors import InvalidRequest
-from common.identity.principal import Requirement, Scope
+from common.errors import InvalidRequest, chroma_body
+from common.identity.principal import Scope
 from common.reply import Collected
 from common.request import current_call
 from common.serving.auth import CREDENTIAL_HEADERS
 from common.serving.http_body import BodyView, HttpReply
 from common.serving.interceptor import Context
+from common.serving.routes import Route
 from services.chroma.core import PATH, Chroma, ChromaRequest
-from turnpike.chroma.v1 import chroma_http_pb2, chroma_http_pb2_grpc, chroma_pb2, chroma_pb2_grpc
+from turnpike.chroma.v1 import (
+    chroma_http_pb2,  # noqa: F401 - its descriptor is looked up by name
+    chroma_http_pb2_grpc,
+    chroma_pb2,
+    chroma_pb2_grpc,
+)
 
-SERVICES: Final = (
-    chroma_pb2.DESCRIPTOR.services_by_name["ChromaService"].full_name,
-    chroma_http_pb2.DESCRIPTOR.services_by_name["ChromaHttpService"].full_name,
+ROUTES: Final = (
+    Route("/turnpike.chroma.v1.ChromaService/Forward", Scope("chroma")),
+    Route(
+        "/turnpike.chroma.v1.ChromaHttpService/Forward", Scope("chroma"), passed_through=True, error_body=chroma_body
+    ),
 )
-_FORWARD: Final = "/turnpike.chroma.v1.ChromaHttpService/Forward"
-REQUIREMENTS: Final[Mapping[str, Requirement]] = MappingProxyType(
-    {
-        "/turnpike.chroma.v1.ChromaService/Forward": Scope("chroma"),
-        _FORWARD: Scope("chroma"),
-    }
-)
-PASSED_THROUGH: Final = (_FORWARD,)
 CREDENTIALS: Final = (*CREDENTIAL_HEADERS, "x-chroma-token")
 """Where a credential may stand; chromadb's token provider sends the last one when it is told to."""
 

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Final
 
 from common.dialects.upstream_errors import raise_for_status
-from common.identity.principal import Requirement, Scope
+from common.identity.principal import Scope
 from common.reply import Collected
 from common.request import current_call
 from common.serving.http_body import BodyView, HttpReply, send_head
 from common.serving.interceptor import Context
+from common.serving.routes import Route
 from services.ocr import typed
 from services.ocr.core import Ocr
-from turnpike.ocr.v1 import ocr_http_pb2, ocr_http_pb2_grpc, ocr_pb2, ocr_pb2_grpc
+from turnpike.ocr.v1 import (
+    ocr_http_pb2,  # noqa: F401 - its descriptor is looked up by name
+    ocr_http_pb2_grpc,
+    ocr_pb2,
+    ocr_pb2_grpc,
+)
 
-SERVICES: Final = (
-    ocr_pb2.DESCRIPTOR.services_by_name["OcrService"].full_name,
-    ocr_http_pb2.DESCRIPTOR.services_by_name["OcrHttpService"].full_name,
+ROUTES: Final = (
+    Route("/turnpike.ocr.v1.OcrService/ProcessDocument", Scope("ocr")),
+    Route("/turnpike.ocr.v1.OcrHttpService/Process", Scope("ocr"), passed_through=True),
 )
-_PROCESS: Final = "/turnpike.ocr.v1.OcrHttpService/Process"
-REQUIREMENTS: Final[Mapping[str, Requirement]] = MappingProxyType(
-    {"/turnpike.ocr.v1.OcrService/ProcessDocument": Scope("ocr"), _PROCESS: Scope("ocr")}
-)
-PASSED_THROUGH: Final = (_PROCESS,)
 
 
 class OcrHttpServicer(ocr_http_pb2_grpc.OcrHttpServiceServicer):

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
-import uvloop
-
-from common import telemetry
 from common.identity.authenticator import Authenticator
 from common.identity.remote import RemoteAuthenticator
-from common.logs import call_log, configure_logging
-from common.serving.auth import CREDENTIAL_HEADERS, AuthInterceptor
-from common.serving.errors import ErrorInterceptor
-from common.serving.server import Server, serve
-from common.serving.telemetry import TelemetryInterceptor
-from common.settings import load
+from common.serving.auth import CREDENTIAL_HEADERS
+from common.serving.run import Process, Service, run
 from services.usage.clickhouse_store import ClickHouseStore
 from services.usage.config import Settings
 from services.usage.connections import Connect, StoreRefused, embedded, refuse_second_process, server
@@ -23,14 +18,14 @@ from services.usage.core import UsageCore
 from services.usage.keys import UsageKeyAuthenticator
 from services.usage.migrations import Place
 from services.usage.rollup import rollup
-from services.usage.servicer import OPEN_REQUIREMENTS, REQUIREMENTS, SERVICES, UsageIngestServicer, UsageServicer
-from turnpike.usage.v1 import ingest_pb2_grpc, usage_pb2_grpc
+from services.usage.servicer import UsageIngestServicer, UsageServicer, routes
+from turnpike.usage.v1.ingest_pb2_grpc import add_UsageIngestServiceServicer_to_server
+from turnpike.usage.v1.usage_pb2_grpc import add_UsageServiceServicer_to_server
 
 
-async def main() -> None:
-    """Serve until SIGTERM or SIGINT."""
-    settings = load(Settings)
-    configure_logging(settings.log_level)
+@asynccontextmanager
+async def usage(settings: Settings, process: Process) -> AsyncIterator[Service]:
+    """Open the service's parts; a store that cannot be used ends the process with a line that names the variable."""
     for noisy in ("urllib3", "clickhouse_connect"):
         # They warn about each failure that the store logs, or that ends this process with a line of its own.
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -39,18 +34,26 @@ async def main() -> None:
     )
     try:
         store = ClickHouseStore(_connect(settings), place=place)
-        auth = RemoteAuthenticator(settings.auth_address, service_key=settings.service_key)
-        rolling_up = rollup(store, clock=_now, interval_seconds=settings.rollup_interval_seconds)
+        auth = RemoteAuthenticator(settings.auth_address, service_key=settings.service_key, health=process.health)
+        rolling_up = rollup(store, clock=_now, interval_seconds=settings.rollup_interval_seconds, health=process.health)
         async with store, auth, rolling_up:
-            core = UsageCore(store, clock=_now, raw_days=settings.raw_days)
-            await serve(
-                _server(settings, core=core, auth=auth),
-                name="usage",
-                listen=settings.listen,
-                variable="TURNPIKE_USAGE_LISTEN",
-            )
+            yield service_of(UsageCore(store, clock=_now, raw_days=settings.raw_days), settings=settings, auth=auth)
     except StoreRefused as error:
         raise SystemExit(f"turnpike usage: {error}") from None
+
+
+def service_of(core: UsageCore, *, settings: Settings, auth: Authenticator) -> Service:
+    """Return what the service brings: with USAGE_API_KEY reading needs a credential, without it none."""
+    key = settings.usage_key
+    return Service(
+        routes=routes(open_to_everybody=not key.get_secret_value()),
+        servicers=[
+            (add_UsageServiceServicer_to_server, UsageServicer(core)),
+            (add_UsageIngestServiceServicer_to_server, UsageIngestServicer(core)),
+        ],
+        authenticator=UsageKeyAuthenticator(auth, key=key) if key.get_secret_value() else auth,
+        credential_headers=("x-usage-key", *CREDENTIAL_HEADERS),
+    )
 
 
 def _now() -> datetime:
@@ -65,28 +68,5 @@ def _connect(settings: Settings) -> Connect:
     return embedded(directory)
 
 
-def _server(settings: Settings, *, core: UsageCore, auth: Authenticator) -> Server:
-    has_key = bool(settings.usage_key.get_secret_value())
-    return Server(
-        services=SERVICES,
-        registers=[
-            lambda to: usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageServicer(core), to),
-            lambda to: ingest_pb2_grpc.add_UsageIngestServiceServicer_to_server(UsageIngestServicer(core), to),
-        ],
-        interceptors=[
-            TelemetryInterceptor(telemetry.from_environment("usage"), log=call_log(settings.log_level)),
-            ErrorInterceptor(),
-            AuthInterceptor(
-                UsageKeyAuthenticator(auth, key=settings.usage_key) if has_key else auth,
-                requirements=REQUIREMENTS if has_key else OPEN_REQUIREMENTS,
-                service_key=settings.service_key,
-                credential_headers=("x-usage-key", *CREDENTIAL_HEADERS),
-            ),
-        ],
-        requirements=REQUIREMENTS if has_key else OPEN_REQUIREMENTS,
-        max_concurrent_calls=settings.max_concurrent_calls,
-    )
-
-
 if __name__ == "__main__":
-    uvloop.run(main())
+    run("usage", Settings, usage)

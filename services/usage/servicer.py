@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import date, datetime
-from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
 
 from common.errors import InvalidRequest
-from common.identity.principal import Access, Requirement, Scope
+from common.identity.principal import Access, Scope
 from common.metering import event_proto
 from common.metering.record import UsageRecord
 from common.metering.units import Cost
 from common.request import current_call
+from common.serving.routes import Route
 from services.usage.core import UsageCore
 from services.usage.summaries import Group, Sums
 from turnpike.usage.v1 import ingest_pb2, ingest_pb2_grpc, usage_pb2, usage_pb2_grpc
 
-SERVICES: Final = ("turnpike.usage.v1.UsageService", "turnpike.usage.v1.UsageIngestService")
-REQUIREMENTS: Final[Mapping[str, Requirement]] = MappingProxyType(
-    {
-        "/turnpike.usage.v1.UsageService/GetUsage": Scope("usage"),
-        "/turnpike.usage.v1.UsageService/GetDailyUsage": Scope("usage"),
-        "/turnpike.usage.v1.UsageService/GetUsageRollups": Scope("usage"),
-        "/turnpike.usage.v1.UsageIngestService/RecordUsage": Access.INTERNAL,
-    }
-)
-OPEN_REQUIREMENTS: Final[Mapping[str, Requirement]] = MappingProxyType(
-    {method: Access.PUBLIC if need == Scope("usage") else need for method, need in REQUIREMENTS.items()}
-)
-"""Without USAGE_API_KEY: reading usage needs no credential, as the first seed says."""
+
+def routes(*, open_to_everybody: bool) -> tuple[Route, ...]:
+    """Return the routes; without USAGE_API_KEY reading usage is open to everybody, as the first seed says."""
+    reading = Access.PUBLIC if open_to_everybody else Scope("usage")
+    return (
+        Route("/turnpike.usage.v1.UsageService/GetUsage", reading),
+        Route("/turnpike.usage.v1.UsageService/GetDailyUsage", reading),
+        Route("/turnpike.usage.v1.UsageService/GetUsageRollups", reading),
+        Route("/turnpike.usage.v1.UsageIngestService/RecordUsage", Access.INTERNAL),
+    )
 
 
 M = TypeVar("M", bound=Message)

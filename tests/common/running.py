@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from types import MappingProxyType
-from typing import Final, TypeAlias
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Final, TypeAlias
 
 import grpc
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from pydantic import SecretStr
 
-from common.identity.principal import Requirement, Scope
+from common.identity.principal import Scope
 from common.logs import CallLog, NullCallLog
 from common.serving.auth import AuthInterceptor
 from common.serving.errors import ErrorInterceptor
 from common.serving.interceptor import Context, Interceptor
-from common.serving.server import Register, Server
+from common.serving.limit import LimitInterceptor
+from common.serving.routes import Route
+from common.serving.server import Server, Servicer
 from common.serving.telemetry import TelemetryInterceptor
 from common.telemetry import Telemetry
 from tests.common.builders import ALICE
@@ -25,8 +26,9 @@ from tests.common.identity.fake_authenticator import FakeAuthenticator
 from turnpike.chat.v1 import chat_pb2, chat_pb2_grpc
 
 SERVICE: Final = "turnpike.chat.v1.ChatService"
-REQUIREMENTS: Final[Mapping[str, Requirement]] = MappingProxyType(
-    {f"/{SERVICE}/CompleteChat": Scope("chat"), f"/{SERVICE}/StreamChat": Scope("chat")}
+ROUTES: Final = (
+    Route(f"/{SERVICE}/CompleteChat", Scope("chat")),
+    Route(f"/{SERVICE}/StreamChat", Scope("chat")),
 )
 ALICES_TOKEN: Final = "tp_alice"
 BEARER: Final = (("authorization", f"Bearer {ALICES_TOKEN}"),)
@@ -59,42 +61,41 @@ class Behaviour(chat_pb2_grpc.ChatServiceServicer):
             yield message
 
 
+def chat_servicer(*, complete: Complete | None = None, stream: Stream | None = None) -> Servicer:
+    """Make a servicer of the chat contract with a test's behaviour."""
+    return chat_pb2_grpc.add_ChatServiceServicer_to_server, Behaviour(complete=complete, stream=stream)
+
+
 def the_interceptors(
-    telemetry: Telemetry | None = None,
-    *,
-    log: CallLog | None = None,
-    requirements: Mapping[str, Requirement] = REQUIREMENTS,
+    telemetry: Telemetry | None = None, *, log: CallLog | None = None, max_concurrent_calls: int = 100
 ) -> list[Interceptor]:
     """Make the interceptors of every service; Alice's token is the only one that is known."""
     return [
         TelemetryInterceptor(telemetry or Telemetry("chat"), log=log or NullCallLog()),
         ErrorInterceptor(),
-        AuthInterceptor(FakeAuthenticator({ALICES_TOKEN: ALICE}), requirements=requirements, service_key=SERVICE_KEY),
+        LimitInterceptor(max_concurrent_calls),
+        AuthInterceptor(FakeAuthenticator({ALICES_TOKEN: ALICE}), service_key=SERVICE_KEY),
     ]
 
 
 @contextlib.asynccontextmanager
 async def running(
-    *registers: Register,
-    services: Sequence[str] = (SERVICE,),
+    *servicers: Servicer,
+    routes: Sequence[Route] = ROUTES,
     interceptors: Sequence[Interceptor] | None = None,
-    requirements: Mapping[str, Requirement] = REQUIREMENTS,
-    passed_through: Collection[str] = (),
-    max_concurrent_calls: int = 100,
+    **options: Any,
 ) -> AsyncIterator[grpc.aio.Channel]:
-    """Serve on a free port, and give a channel to it."""
+    """Serve on a free port, and give a channel to it; ``options`` are the server's."""
     server = Server(
-        services=services,
-        registers=registers,
-        interceptors=the_interceptors(requirements=requirements) if interceptors is None else interceptors,
-        requirements=requirements,
-        passed_through=passed_through,
-        max_concurrent_calls=max_concurrent_calls,
+        routes=routes,
+        servicers=servicers,
+        interceptors=the_interceptors() if interceptors is None else interceptors,
+        **options,
     )
     port = await server.start("127.0.0.1:0")
-    options = (("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1))
+    room = (("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1))
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=room) as channel:
             yield channel
     finally:
         await server.stop(grace_seconds=0)
@@ -108,11 +109,8 @@ async def behaving(
     interceptors: Sequence[Interceptor] | None = None,
 ) -> AsyncIterator[chat_pb2_grpc.ChatServiceStub]:
     """Serve the chat contract with a test's behaviour, and give a stub for it."""
-
-    def register(server: grpc.aio.Server) -> None:
-        chat_pb2_grpc.add_ChatServiceServicer_to_server(Behaviour(complete=complete, stream=stream), server)
-
-    async with running(register, interceptors=interceptors) as channel:
+    servicer = chat_servicer(complete=complete, stream=stream)
+    async with running(servicer, interceptors=interceptors) as channel:
         yield chat_pb2_grpc.ChatServiceStub(channel)
 
 

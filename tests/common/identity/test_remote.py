@@ -255,7 +255,7 @@ async def test_the_credential_itself_is_not_kept(setup: _Setup) -> None:
     await remote.watching.wait()
     setup.auth.cache_seconds = 60
     await remote.authenticate("tok_of_a_secret")
-    assert b"tok_of_a_secret" not in b"".join(remote._remembered)
+    assert b"tok_of_a_secret" not in b"".join(remote._cache)
 
 
 async def test_the_null_one_lets_everybody_in() -> None:

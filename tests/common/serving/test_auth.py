@@ -9,22 +9,26 @@ import pytest
 from pydantic import SecretStr
 
 from common.errors import PermissionDenied, Unauthenticated
-from common.identity.principal import NOBODY, Access, Kind, Principal, Requirement, Scope
+from common.identity.principal import NOBODY, Access, Kind, Principal, Scope
 from common.request import Call, open_call
 from common.serving.auth import AuthInterceptor, check
 from common.serving.interceptor import Context
+from common.serving.routes import Route
 from tests.common.identity.fake_authenticator import FakeAuthenticator
 
 _CHAT = Principal(Kind.API_TOKEN, "alice", "tok_1", frozenset({"chat"}))
 _PERSON = Principal(Kind.PLATFORM_JWT, "alice", scopes=frozenset({"chat"}))
 _ANONYMOUS = Principal(Kind.ANONYMOUS, scopes=frozenset({"chat"}))
 _KEY = Principal(Kind.STATIC_KEY, "proxy", scopes=frozenset({"chat"}))
-_REQUIREMENTS: Mapping[str, Requirement] = {
-    "/x/Chat": Scope("chat"),
-    "/x/Usage": Scope("usage"),
-    "/x/Person": Access.PLATFORM_USER,
-    "/x/Internal": Access.INTERNAL,
-    "/x/Public": Access.PUBLIC,
+_ROUTES: Mapping[str, Route] = {
+    route.rpc: route
+    for route in (
+        Route("/x/Chat", Scope("chat")),
+        Route("/x/Usage", Scope("usage")),
+        Route("/x/Person", Access.PLATFORM_USER),
+        Route("/x/Internal", Access.INTERNAL),
+        Route("/x/Public", Access.PUBLIC),
+    )
 }
 
 
@@ -34,7 +38,7 @@ class _Served:
     def __init__(self) -> None:
         self.principals: list[Principal] = []
 
-    async def __call__(self, call: Call, request: Any, context: Context) -> str:
+    async def __call__(self, call: Call, context: Context) -> str:
         self.principals.append(call.principal)
         return "served"
 
@@ -46,14 +50,12 @@ class _Chain:
         self.authenticator = FakeAuthenticator({"token": _CHAT, "jwt": _PERSON, "key": _KEY, "": _ANONYMOUS})
         self.served = _Served()
         more: dict[str, Any] = {} if headers is None else {"credential_headers": headers}
-        self._interceptor = AuthInterceptor(
-            self.authenticator, requirements=_REQUIREMENTS, service_key=SecretStr("the service key"), **more
-        )
+        self._interceptor = AuthInterceptor(self.authenticator, service_key=SecretStr("the service key"), **more)
 
     async def call(self, rpc: str, **metadata: str) -> Principal:
         """Make the call; returns the principal that was served."""
         call = open_call(rpc, {name.replace("_", "-"): value for name, value in metadata.items()})
-        assert await self._interceptor(call, "request", cast(Context, None), self.served) == "served"
+        assert await self._interceptor(_ROUTES[rpc], call, cast(Context, None), self.served) == "served"
         return self.served.principals[-1]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from common.serving.runtime import CALLS_AT_ONCE, Runtime
+from common.serving.runtime import CALLS_AT_ONCE, BatchRuntime, PublicRuntime, Runtime, open_runtime
 
 _GRACE_SECONDS = 20.0
 
@@ -33,7 +33,7 @@ class Echo(grpc.GenericRpcHandler):
 class Served:
     """A running server, what its handler saw, and a way to call it."""
 
-    def __init__(self, runtime: Runtime, echo: Echo, channel: grpc.aio.Channel) -> None:
+    def __init__(self, runtime: BatchRuntime, echo: Echo, channel: grpc.aio.Channel) -> None:
         self.runtime = runtime
         self.echo = echo
         self._call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/any.Service/Any")
@@ -46,21 +46,22 @@ class Served:
 @asynccontextmanager
 async def served() -> AsyncIterator[Served]:
     echo = Echo()
-    runtime = Runtime([echo], options=(), maximum_concurrent_rpcs=1_000)
+    runtime = open_runtime(echo, options=(), max_concurrent_rpcs=1_000)
+    assert isinstance(runtime, BatchRuntime)
     port = runtime.listen("127.0.0.1:0")
     await runtime.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             yield Served(runtime, echo, channel)
     finally:
-        await runtime.shutdown(0)
+        await runtime.stop(0)
 
 
 async def test_a_started_server_waits_for_several_calls() -> None:
     async with served() as server:
-        assert server.runtime.waited_for == CALLS_AT_ONCE
+        assert server.runtime.waiting == CALLS_AT_ONCE
         await server.ask(1)
-        assert server.runtime.waited_for == CALLS_AT_ONCE
+        assert server.runtime.waiting == CALLS_AT_ONCE
 
 
 async def test_every_call_of_a_burst_is_served_once() -> None:
@@ -95,10 +96,38 @@ async def test_a_server_that_ends_in_the_middle_of_a_burst_ends_every_call(round
         for _ in range(rounds):
             await asyncio.sleep(0)
         async with asyncio.timeout(_GRACE_SECONDS / 2):
-            await server.runtime.shutdown(_GRACE_SECONDS)
+            await server.runtime.stop(_GRACE_SECONDS)
             codes = await asyncio.gather(*calls)
         assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
         assert codes.count(grpc.StatusCode.OK) <= len(server.echo.begun)
     del server
     gc.collect()
     assert unhandled == []
+
+
+class _WithoutMethod:
+    """gRPC's server as a release may have it: without one of the private methods."""
+
+    def _start_shutting_down(self) -> None: ...
+
+
+class _WithOtherArguments:
+    """The same with other arguments."""
+
+    def __init__(self, configuration: object) -> None: ...
+    def _make_request_call_future(self) -> None: ...
+    def _start_shutting_down(self) -> None: ...
+
+
+@pytest.mark.parametrize("parent", [None, _WithoutMethod, _WithOtherArguments])
+async def test_a_release_with_another_private_server_is_served_by_the_public_one(parent: Any) -> None:
+    runtime: Runtime = open_runtime(Echo(), options=(), max_concurrent_rpcs=10, parent=parent)
+    assert isinstance(runtime, PublicRuntime)
+    port = runtime.listen("127.0.0.1:0")
+    await runtime.start()
+    ended = asyncio.ensure_future(runtime.ended())
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/any.Service/Any")
+        assert await call(b"1") == b"1"
+    await runtime.stop(0)
+    await ended

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import signal
-import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from structlog.testing import capture_logs
 
 from common.errors import (
@@ -28,17 +23,18 @@ from common.errors import (
 from common.identity.principal import NOBODY
 from common.request import Call, current_call, open_call
 from common.serving.interceptor import Context, Interceptor, Proceed
-from common.serving.server import Server, serve
+from common.serving.routes import Route
+from common.serving.server import Server
 from common.settings import MAX_BODY_BYTES
 from common.upstream.http import UnreachableError
 from tests.common.builders import ALICE
 from tests.common.fake_call_log import FakeCallLog
 from tests.common.running import (
     BEARER,
-    REQUIREMENTS,
+    ROUTES,
     SERVICE,
-    Behaviour,
     behaving,
+    chat_servicer,
     error_info,
     running,
     the_interceptors,
@@ -81,26 +77,23 @@ async def test_both_kinds_of_calls_are_served() -> None:
         assert [message.created async for message in stream] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("missing", REQUIREMENTS)
-async def test_a_server_with_an_undeclared_rpc_does_not_start(missing: str) -> None:
-    declared = {rpc: requirement for rpc, requirement in REQUIREMENTS.items() if rpc != missing}
-    with pytest.raises(ValueError, match=missing):
-        Server(services=[SERVICE], registers=[], interceptors=[], requirements=declared)
+@pytest.mark.parametrize("missing", ROUTES)
+async def test_a_server_with_an_undeclared_rpc_does_not_start(missing: Route) -> None:
+    with pytest.raises(ValueError, match=missing.rpc):
+        Server(routes=[route for route in ROUTES if route != missing], servicers=[], interceptors=[])
 
 
 async def test_a_server_with_an_rpc_that_is_registered_and_not_declared_does_not_start() -> None:
-    def register(server: grpc.aio.Server) -> None:
-        chat_pb2_grpc.add_ChatServiceServicer_to_server(Behaviour(complete=hello), server)
-
     with pytest.raises(ValueError, match="CompleteChat"):
-        Server(services=[], registers=[register], interceptors=[], requirements={})
+        Server(routes=[], servicers=[chat_servicer(complete=hello)], interceptors=[])
 
 
 async def test_an_rpc_that_does_not_exist_is_unimplemented() -> None:
-    async with running(services=(), requirements={}) as channel:
+    async with running(routes=()) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await chat_pb2_grpc.ChatServiceStub(channel).CompleteChat(_ASK, metadata=BEARER)
-        assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert error_info(raised.value)[1].reason == "UNKNOWN_RPC"
 
 
 class Noting(Interceptor):
@@ -110,10 +103,10 @@ class Noting(Interceptor):
         self._name = name
         self._notes = notes
 
-    async def __call__(self, call: Call, request: Any, context: Context, proceed: Proceed) -> Any:
+    async def __call__(self, route: Route, call: Call, context: Context, proceed: Proceed) -> Any:
         self._notes.append(f"{self._name} begins")
         try:
-            return await proceed(call, request, context)
+            return await proceed(call, context)
         finally:
             self._notes.append(f"{self._name} ends")
 
@@ -266,40 +259,6 @@ async def test_a_caller_without_a_known_credential_does_not_reach_the_service(
     assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-async def test_health_is_reported_for_the_server_and_each_service_without_a_credential() -> None:
-    async with running() as channel:
-        stub: Any = health_pb2_grpc.HealthStub(channel)
-        for name in ("", SERVICE):
-            answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))
-            assert answer.status == health_pb2.HealthCheckResponse.SERVING
-        with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await stub.Check(health_pb2.HealthCheckRequest(service="nobody.Knows"))
-        assert raised.value.code() is grpc.StatusCode.NOT_FOUND
-
-
-async def test_a_stopping_server_says_that_it_is_not_serving() -> None:
-    server = Server(services=[SERVICE], registers=[], interceptors=[], requirements=REQUIREMENTS)
-    port = await server.start("127.0.0.1:0")
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        stub: Any = health_pb2_grpc.HealthStub(channel)
-        watch = stub.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
-        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
-        stopping = asyncio.create_task(server.stop(grace_seconds=5))
-        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        watch.cancel()
-        await stopping
-
-
-async def test_reflection_lists_the_services_without_a_credential() -> None:
-    async with running() as channel:
-        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[arg-type] # stubs know no aio
-        asking = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
-        answer = await asking.read()
-        asking.cancel()
-    names = {service.name for service in answer.list_services_response.service}
-    assert {SERVICE, "grpc.health.v1.Health"} <= names
-
-
 async def test_a_client_that_leaves_cancels_its_handler() -> None:
     began, ended = asyncio.Event(), asyncio.Event()
 
@@ -363,10 +322,8 @@ async def test_more_calls_than_allowed_are_refused_at_once() -> None:
         await let_go.wait()
         return chat_pb2.CompleteChatResponse()
 
-    def register(server: grpc.aio.Server) -> None:
-        chat_pb2_grpc.add_ChatServiceServicer_to_server(Behaviour(complete=complete), server)
-
-    async with running(register, max_concurrent_calls=2) as channel:
+    interceptors = the_interceptors(max_concurrent_calls=2)
+    async with running(chat_servicer(complete=complete), interceptors=interceptors) as channel:
         stub = chat_pb2_grpc.ChatServiceStub(channel)
         calls = [asyncio.ensure_future(stub.CompleteChat(_ASK, metadata=BEARER)) for _ in range(3)]
         done, waiting = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
@@ -374,67 +331,21 @@ async def test_more_calls_than_allowed_are_refused_at_once() -> None:
         error = refused.exception()
         assert isinstance(error, grpc.aio.AioRpcError)
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert error_info(error)[1].reason == "TOO_MANY_CONCURRENT_REQUESTS"
+        refused_with = trailers(error)
+        assert (refused_with["x-http-status"], refused_with["retry-after"]) == ("429", "1")
+        assert json.loads(refused_with["x-error-body"])["error"]["type"] == "rate_limit_error"
         let_go.set()
         await asyncio.gather(*waiting)
-
-
-async def test_a_taken_port_ends_the_process_with_a_line_that_names_the_variable(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        listen = f"127.0.0.1:{taken.getsockname()[1]}"
-        server = Server(services=[], registers=[], interceptors=[], requirements={})
-        with pytest.raises(SystemExit) as ended:
-            await serve(server, name="chat", listen=listen, variable="TURNPIKE_CHAT_LISTEN")
-    assert ended.value.code == 2
-    said = capfd.readouterr().err.splitlines()
-    assert said[-1] == f"turnpike chat: cannot listen on {listen}: set TURNPIKE_CHAT_LISTEN to a free address"
-    await server.stop(grace_seconds=0)
+        # Each place is free again.
+        await asyncio.gather(*[stub.CompleteChat(_ASK, metadata=BEARER) for _ in range(2)])
 
 
 async def test_a_second_server_does_not_share_the_port_of_the_first() -> None:
-    first = Server(services=[], registers=[], interceptors=[], requirements={})
-    second = Server(services=[], registers=[], interceptors=[], requirements={})
+    first = Server(routes=[], servicers=[], interceptors=[])
+    second = Server(routes=[], servicers=[], interceptors=[])
     port = await first.start("127.0.0.1:0")
     with pytest.raises(RuntimeError):
         await second.start(f"127.0.0.1:{port}")
     await first.stop(grace_seconds=0)
     await second.stop(grace_seconds=0)
-
-
-async def test_a_signal_lets_running_calls_end_and_then_ends_the_server(free_port: int) -> None:
-    began, let_go = asyncio.Event(), asyncio.Event()
-
-    async def complete(request: chat_pb2.CompleteChatRequest, context: Context) -> chat_pb2.CompleteChatResponse:
-        began.set()
-        await let_go.wait()
-        return chat_pb2.CompleteChatResponse(id="whole")
-
-    server = Server(
-        services=[SERVICE],
-        registers=[
-            lambda server: chat_pb2_grpc.add_ChatServiceServicer_to_server(Behaviour(complete=complete), server)
-        ],
-        interceptors=the_interceptors(),
-        requirements=REQUIREMENTS,
-    )
-    serving = asyncio.create_task(
-        serve(server, name="chat", listen=f"127.0.0.1:{free_port}", variable="TURNPIKE_CHAT_LISTEN")
-    )
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{free_port}") as channel:
-        stub = chat_pb2_grpc.ChatServiceStub(channel)
-        call = asyncio.ensure_future(stub.CompleteChat(_ASK, metadata=BEARER, wait_for_ready=True))
-        await began.wait()
-        os.kill(os.getpid(), signal.SIGTERM)
-        health: Any = health_pb2_grpc.HealthStub(channel)
-        assert not serving.done()
-        let_go.set()
-        assert (await call).id == "whole"
-        await serving
-        with pytest.raises(grpc.aio.AioRpcError):
-            await health.Check(health_pb2.HealthCheckRequest())
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.remove_signal_handler(number)

@@ -16,11 +16,14 @@ from typing import Any
 import grpc
 from pydantic import SecretStr
 
+from common.background import Health
 from common.errors import Unauthenticated
 from common.identity.remote import RemoteAuthenticator
+from common.serving.run import Process, server_of
 from common.serving.server import Server
+from common.telemetry import Telemetry
 from deploy.local.jwt import platform_jwt
-from services.auth.__main__ import make_server
+from services.auth.__main__ import service_of
 from services.auth.config import AuthSettings
 from services.auth.core import ApiTokens, Authentication
 from services.auth.jwt import JwtVerifier
@@ -129,11 +132,10 @@ def assembled(
         now=clock.now,
     )
     tokens = ApiTokens(store, revocations=revocations, randbelow=random.Random(seed).randrange, now=clock.now)
-    server = make_server(
-        AuthSettings(service_key=SERVICE_KEY),
-        authentication=authentication,
-        tokens=tokens,
-        revocations=revocations,
+    server = server_of(
+        service_of(authentication, tokens=tokens, revocations=revocations),
+        settings=AuthSettings(service_key=SERVICE_KEY),
+        process=Process(Telemetry("auth"), Health()),
     )
     return RunningAuth(clock, store, server, tokens, authentication, revocations, last_use)
 

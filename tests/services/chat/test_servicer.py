@@ -18,7 +18,7 @@ from common.errors import UpstreamFailed, UpstreamTimeout
 from common.upstream.http import UnreachableError
 from common.upstream.sse import KEEP_ALIVE
 from services.chat.core import Chat
-from services.chat.servicer import PASSED_THROUGH, REQUIREMENTS, SERVICES, ChatHttpServicer, ChatServicer
+from services.chat.servicer import ROUTES, ChatHttpServicer, ChatServicer
 from tests.common.dialects.conversation import (
     ASK,
     ASK_STREAM,
@@ -31,7 +31,7 @@ from tests.common.dialects.conversation import (
     event,
     stream_answer,
 )
-from tests.common.running import BEARER, error_info, running, the_interceptors, trailers
+from tests.common.running import BEARER, error_info, running, trailers
 from tests.common.upstream.fake_client import FakeResponse
 from turnpike.chat.v1 import chat_http_pb2_grpc, chat_pb2, chat_pb2_grpc
 
@@ -76,18 +76,11 @@ class Faces:
 async def served(*answers: FakeResponse | BaseException) -> AsyncIterator[Faces]:
     trial = ChatTrial(*answers, spawn=asyncio.create_task)
     chat = Chat(trial.relay)
-
-    def register(server: grpc.aio.Server) -> None:
-        chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatServicer(chat), server)
-        chat_http_pb2_grpc.add_ChatHttpServiceServicer_to_server(ChatHttpServicer(chat), server)
-
-    async with running(
-        register,
-        services=SERVICES,
-        requirements=REQUIREMENTS,
-        passed_through=PASSED_THROUGH,
-        interceptors=the_interceptors(requirements=REQUIREMENTS),
-    ) as channel:
+    servicers = (
+        (chat_pb2_grpc.add_ChatServiceServicer_to_server, ChatServicer(chat)),
+        (chat_http_pb2_grpc.add_ChatHttpServiceServicer_to_server, ChatHttpServicer(chat)),
+    )
+    async with running(*servicers, routes=ROUTES) as channel:
         yield Faces(trial, chat_http_pb2_grpc.ChatHttpServiceStub(channel), chat_pb2_grpc.ChatServiceStub(channel))
 
 

@@ -18,13 +18,15 @@ import httpx
 from google.api.httpbody_pb2 import HttpBody
 from pydantic import SecretStr
 
+from common.background import Health
 from common.errors import Unauthenticated
 from common.identity.principal import Kind, Principal
-from common.logs import NullCallLog
 from common.metering.account import Meter
+from common.serving.run import Process, server_of
+from common.settings import ServiceSettings
 from common.telemetry import Telemetry
 from common.upstream.http import HttpClient, Timers
-from services.chroma.__main__ import server_of
+from services.chroma.__main__ import service_of
 from services.chroma.core import Chroma
 from services.chroma.store import HttpStore, Store
 from tests.common.metering.fake_outbox import FakeOutbox
@@ -145,9 +147,9 @@ async def running_service(store: Store, *, separator: str = SEPARATOR) -> AsyncI
     outbox = FakeOutbox()
     telemetry = Telemetry("chroma")
     chroma = Chroma(store, meter=Meter(outbox, service="chroma", telemetry=telemetry), separator=separator)
-    server = server_of(
-        chroma, telemetry=telemetry, log=NullCallLog(), authenticator=AuthenticatorOfUsers(), service_key=_SERVICE_KEY
-    )
+    parts = service_of(chroma, authenticator=AuthenticatorOfUsers())
+    settings = ServiceSettings(service_key=_SERVICE_KEY, log_level="warning")
+    server = server_of(parts, settings=settings, process=Process(telemetry, Health()))
     port = await server.start("127.0.0.1:0")
     options = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:

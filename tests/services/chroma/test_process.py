@@ -12,7 +12,8 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.chroma.servicer import SERVICES
+from common.serving.routes import services_of
+from services.chroma.servicer import ROUTES
 from tests.e2e.stack import REPOSITORY
 
 
@@ -49,7 +50,7 @@ async def test_it_starts_reports_healthy_and_stops(tmp_path: Path, free_port: in
     with _start(tmp_path, {"TURNPIKE_CHROMA_LISTEN": address, "CHROMA_API_KEY": "a-secret-key"}) as process:
         async with grpc.aio.insecure_channel(address) as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)
-            for name in ("", *SERVICES):
+            for name in ("", *services_of(ROUTES)):
                 answer = await stub.Check(health_pb2.HealthCheckRequest(service=name), wait_for_ready=True, timeout=30)
                 assert answer.status == health_pb2.HealthCheckResponse.SERVING
         process.terminate()

@@ -10,18 +10,16 @@ from typing import Any, Final
 import grpc
 from pydantic import SecretStr
 
+from common.background import Health
 from common.dialects.mistral_ocr import MistralOcr
 from common.identity.principal import Kind, Principal
-from common.logs import NullCallLog
 from common.metering.units import Unit
 from common.request import Call
-from common.serving.auth import AuthInterceptor
-from common.serving.errors import ErrorInterceptor
-from common.serving.server import Server
-from common.serving.telemetry import TelemetryInterceptor
+from common.serving.run import Process, Service, server_of
+from common.settings import ServiceSettings
 from common.telemetry import Telemetry
 from services.ocr.core import Ocr
-from services.ocr.servicer import PASSED_THROUGH, REQUIREMENTS, SERVICES, OcrHttpServicer, OcrServicer
+from services.ocr.servicer import ROUTES, OcrHttpServicer, OcrServicer
 from tests.common.identity.fake_authenticator import FakeAuthenticator
 from tests.common.trial import Got, Trial
 from tests.common.upstream.fake_client import FakeResponse
@@ -86,20 +84,16 @@ class OcrTrial(Trial):
 async def served(trial: OcrTrial) -> AsyncIterator[grpc.aio.Channel]:
     """Serve the trial through a real gRPC server in this process, and give a channel to it."""
     authenticator = FakeAuthenticator({"tp_olga": OLGA, "tp_carl": CARL})
-    server = Server(
-        services=SERVICES,
-        registers=[
-            lambda server: add_OcrServiceServicer_to_server(OcrServicer(trial.ocr), server),
-            lambda server: add_OcrHttpServiceServicer_to_server(OcrHttpServicer(trial.ocr), server),
+    service = Service(
+        routes=ROUTES,
+        servicers=[
+            (add_OcrServiceServicer_to_server, OcrServicer(trial.ocr)),
+            (add_OcrHttpServiceServicer_to_server, OcrHttpServicer(trial.ocr)),
         ],
-        interceptors=[
-            TelemetryInterceptor(Telemetry("ocr"), log=NullCallLog()),
-            ErrorInterceptor(),
-            AuthInterceptor(authenticator, requirements=REQUIREMENTS, service_key=SecretStr("k" * 16)),
-        ],
-        requirements=REQUIREMENTS,
-        passed_through=PASSED_THROUGH,
+        authenticator=authenticator,
     )
+    settings = ServiceSettings(service_key=SecretStr("k" * 16), log_level="warning")
+    server = server_of(service, settings=settings, process=Process(Telemetry("ocr"), Health()))
     port = await server.start("127.0.0.1:0")
     try:
         async with grpc.aio.insecure_channel(

@@ -10,24 +10,16 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 from pydantic import SecretStr
 
+from common.background import Health
 from common.identity.principal import Kind, Principal
-from common.logs import NullCallLog
 from common.metering.units import Cost, sums_of
-from common.serving.auth import CREDENTIAL_HEADERS, AuthInterceptor
-from common.serving.errors import ErrorInterceptor
-from common.serving.server import Server
-from common.serving.telemetry import TelemetryInterceptor
+from common.serving.run import Process, server_of
 from common.telemetry import Telemetry
+from services.usage.__main__ import service_of
 from services.usage.clickhouse_store import ClickHouseStore
+from services.usage.config import Settings
 from services.usage.core import UsageCore
 from services.usage.keys import UsageKeyAuthenticator
-from services.usage.servicer import (
-    OPEN_REQUIREMENTS,
-    REQUIREMENTS,
-    SERVICES,
-    UsageIngestServicer,
-    UsageServicer,
-)
 from services.usage.store import UsageStore
 from tests.common.identity.fake_authenticator import FakeAuthenticator
 from tests.services.usage.builders import NOW, event, message
@@ -76,26 +68,9 @@ async def start() -> AsyncIterator[Start]:
 
         async def start_one(*, usage_key: str = "", store: UsageStore | None = None) -> Client:
             core = UsageCore(store or FakeUsageStore(), clock=lambda: NOW)
-            requirements = REQUIREMENTS if usage_key else OPEN_REQUIREMENTS
-            auth = UsageKeyAuthenticator(INNER, key=SecretStr(usage_key)) if usage_key else INNER
-            service = Server(
-                services=SERVICES,
-                registers=[
-                    lambda to: usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageServicer(core), to),
-                    lambda to: ingest_pb2_grpc.add_UsageIngestServiceServicer_to_server(UsageIngestServicer(core), to),
-                ],
-                interceptors=[
-                    TelemetryInterceptor(Telemetry("usage"), log=NullCallLog()),
-                    ErrorInterceptor(),
-                    AuthInterceptor(
-                        auth,
-                        requirements=requirements,
-                        service_key=SecretStr(SERVICE_KEY),
-                        credential_headers=("x-usage-key", *CREDENTIAL_HEADERS),
-                    ),
-                ],
-                requirements=requirements,
-            )
+            settings = Settings(service_key=SecretStr(SERVICE_KEY), usage_key=SecretStr(usage_key), log_level="warning")
+            parts = service_of(core, settings=settings, auth=INNER)
+            service = server_of(parts, settings=settings, process=Process(Telemetry("usage"), Health()))
             port = await service.start("127.0.0.1:0")
             stack.push_async_callback(service.stop, grace_seconds=0)
             return Client(await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}")))
