@@ -95,8 +95,14 @@ class HttpAnswer:
 
     @property
     def complete(self) -> bool:
-        """Say whether the body's end has come, and everything before it was returned."""
-        return self._exchange.ended and not self._peeked and not self._splitter.pending
+        """Say whether the body's end has come and everything before it was returned; False where that is not known."""
+        return (
+            self._exchange.ended
+            and not self._peeked
+            and not self._splitter.pending
+            # What has come may not be decoded yet.
+            and self._decoder is None
+        )
 
     async def finish(self, *, timeout_seconds: float = 0.25) -> None:
         """Wait for the end of a body whose content is complete, so that the connection can serve again."""

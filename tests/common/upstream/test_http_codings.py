@@ -207,3 +207,22 @@ async def test_others_have_their_turn_while_an_answer_unfolds() -> None:
         assert len(await answer.read()) == 16 * 1024 * 1024
         counting.cancel()
     assert rounds - before >= 16 * 1024 * 1024 / STEP_BYTES
+
+
+async def test_a_coded_stream_is_complete_only_when_its_last_event_was_returned() -> None:
+    events = [b"data: %d\n\n" % number for number in range(5)]
+
+    async def serve(peer: Peer) -> None:
+        await peer.request()
+        head = HEAD_STREAM.replace(b"\r\n\r\n", b"\r\ncontent-encoding: gzip\r\n\r\n")
+        await peer.send(head + chunk(b"".join(map(gzip.compress, events))) + LAST_CHUNK)
+
+    got: list[bytes] = []
+    async with listening(serve) as server, HttpClient(timers=timers()) as client:
+        answer = await client.post(server.url, body=b"{}", headers={})
+        while came := await answer.events():
+            got += came
+            if answer.complete:
+                break
+        answer.close()
+    assert got == events
