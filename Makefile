@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PYTHONPATH := .:gen
 PROTOS := $(shell find proto/turnpike -name '*.proto')
 .DEFAULT_GOAL := help
-.PHONY: help setup up test explore lint format types proto bench jwt lock clean
+.PHONY: help setup up test explore lint format types proto bench docs jwt lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -68,6 +68,9 @@ types: setup ## mypy --strict
 
 bench: setup ## measure speed as ratios inside one run
 	$(BIN)/python -m bench
+
+docs: setup ## write docs/configuration.md from the settings
+	$(BIN)/python -m deploy.settings_reference
 
 jwt: $(VENV)/runtime ## print a platform JWT: make jwt USER_ID=alice
 	@$(BIN)/python -m deploy.local.jwt "$(USER_ID)"

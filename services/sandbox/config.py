@@ -22,14 +22,16 @@ def _checked_address(address: str) -> str:
 
 
 class SandboxSettings(Settings):
-    """Read from the environment: each field is TURNPIKE_SANDBOX_ and its name."""
+    """Where the sandbox listens, where it keeps its ledger, and how fast it streams."""
 
     # An empty variable is a value here: it turns the ledger off.
-    model_config = SettingsConfigDict(env_prefix="TURNPIKE_SANDBOX_", env_ignore_empty=False)
+    model_config = SettingsConfigDict(env_ignore_empty=False)
 
-    # Default 127.0.0.1:18084. Where HTTP is served, as host:port.
-    listen: Annotated[str, AfterValidator(_checked_address)] = "127.0.0.1:18084"
-    # Default .turnpike/sandbox/ledger.jsonl. The file of the ledger; empty: nothing is written down.
-    ledger_path: str = ".turnpike/sandbox/ledger.jsonl"
-    # Default 0. Seconds between two events of a stream that does not ask for its own delay; 0.03 looks like typing.
-    event_delay_seconds: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    listen: Annotated[str, AfterValidator(_checked_address)] = Field(
+        "127.0.0.1:18084", validation_alias="TURNPIKE_SANDBOX_LISTEN"
+    )
+    """Where HTTP is served: host:port."""
+    ledger_path: str = Field(".turnpike/sandbox/ledger.jsonl", validation_alias="TURNPIKE_SANDBOX_LEDGER_PATH")
+    """The file of the ledger; set to nothing: no ledger is kept."""
+    event_delay_seconds: float = Field(0.0, ge=0, le=3600, validation_alias="TURNPIKE_SANDBOX_EVENT_DELAY_SECONDS")
+    """Seconds between two events of a stream that does not ask for its own delay; 0.03 looks like typing."""
