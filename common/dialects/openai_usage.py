@@ -76,10 +76,8 @@ def read_usage(usage: Any) -> TokenReport | None:
     """Return what a usage object reports, None when it reports nothing that can be read."""
     if not isinstance(usage, dict):
         return None
-    prompt, completion = (
-        _first(usage, ("prompt_tokens", "input_tokens")),
-        _first(usage, ("completion_tokens", "output_tokens")),
-    )
+    prompt = _first(usage, ("prompt_tokens", "input_tokens"))
+    completion = _first(usage, ("completion_tokens", "output_tokens"))
     total = _first(usage, ("total_tokens",))
     inner, outer = _details(usage, _INPUT_DETAILS), _details(usage, _OUTPUT_DETAILS)
     cached = _first(inner, _CACHED) or _first(usage, _CACHED_BESIDE)
@@ -100,13 +98,20 @@ def read_usage(usage: Any) -> TokenReport | None:
 
 
 def _details(usage: Mapping[str, Any], names: tuple[str, ...]) -> Mapping[str, Any]:
-    found = (usage[name] for name in names if isinstance(usage.get(name), dict))
-    return next(found, {})
+    for name in names:
+        value = usage.get(name)
+        if isinstance(value, dict):
+            return value
+    return {}
 
 
 def _first(usage: Mapping[str, Any], names: tuple[str, ...]) -> int:
     """Return the first credible count under one of the names, 0 when there is none."""
-    return next(filter(None, (_count(usage.get(name)) for name in names)), 0)
+    for name in names:
+        value = usage.get(name)
+        if value is not None and (count := _count(value)):
+            return count
+    return 0
 
 
 def _count(value: Any) -> int:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from functools import cached_property
 from types import MappingProxyType
 
 from pydantic import SecretStr
@@ -43,8 +44,9 @@ class Provider:
         """Return where requests in the dialect go."""
         return f"{self.base_url}{self.speaks[dialect]}"
 
-    def headers(self) -> dict[str, str]:
-        """Return the headers that identify the operator."""
+    @cached_property
+    def headers(self) -> Mapping[str, str]:
+        """The headers of each request, which identify the operator."""
         key = self.api_key.get_secret_value()
         identity = {"authorization": f"Bearer {key}"} if key else {}
         return {"content-type": "application/json", **identity, **self.extra_headers}

@@ -89,7 +89,7 @@ class Router:
             response = await deployment.client.post(
                 provider.url(exchange.dialect.name),
                 body=request.body(model=deployment.model or request.model, ask_usage=provider.asks_usage),
-                headers={**provider.headers(), **exchange.headers},
+                headers={**provider.headers, **exchange.headers},
             )
         except UnreachableError:
             attempt.may_be_billed = False

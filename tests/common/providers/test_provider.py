@@ -17,18 +17,18 @@ _KEY = "sk-proj-0123456789abcdef"
 def test_openai_is_asked_at_its_path_with_the_operators_key() -> None:
     provider = openai(api_key=SecretStr(_KEY))
     assert provider.url("openai_chat") == "https://api.openai.com/v1/chat/completions"
-    assert provider.headers() == {"content-type": "application/json", "authorization": f"Bearer {_KEY}"}
+    assert provider.headers == {"content-type": "application/json", "authorization": f"Bearer {_KEY}"}
     assert openai(base_url="127.0.0.1:8000", api_key=SecretStr("")).url("openai_chat").startswith("https://127.0.0.1")
 
 
 def test_mistral_is_asked_at_its_path_with_the_operators_key() -> None:
     provider = mistral(api_key=SecretStr("k"), base_url="http://ocr.test/")
     assert provider.url("mistral_ocr") == "http://ocr.test/v1/ocr"
-    assert provider.headers()["authorization"] == "Bearer k"
+    assert provider.headers["authorization"] == "Bearer k"
 
 
 def test_without_a_key_nobody_is_named() -> None:
-    assert openai(api_key=SecretStr("")).headers() == {"content-type": "application/json"}
+    assert openai(api_key=SecretStr("")).headers == {"content-type": "application/json"}
 
 
 @pytest.mark.parametrize(
