@@ -7,6 +7,8 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Final
 
+from google.protobuf.message import DecodeError
+
 from common.metering.record import Attempt, Outcome, UsageRecord, UsageSource
 from common.metering.units import Cost, Unit
 from turnpike.usage.v1.ingest_pb2 import UsageEvent
@@ -74,8 +76,17 @@ def decode(data: bytes) -> UsageRecord:
     """Return the record that these bytes stand for; raises ValueError when they stand for none."""
     try:
         return from_message(UsageEvent.FromString(data))
-    except Exception as error:  # protobuf's DecodeError, whose module is private
+    except DecodeError as error:
         raise ValueError(f"not a usage event: {error}") from error
+
+
+def event_id_of(data: bytes) -> bytes:
+    """Return the id of the event with these bytes; raises ValueError when they are none."""
+    try:
+        event_id: bytes = UsageEvent.FromString(data).event_id
+    except DecodeError as error:
+        raise ValueError(f"not a usage event: {error}") from error
+    return event_id
 
 
 def from_message(event: UsageEvent) -> UsageRecord:

@@ -30,7 +30,7 @@ def store_of(settings: ChromaSettings, http: HttpClient) -> Store:
 async def chroma(settings: ChromaSettings, process: Process) -> AsyncIterator[Service]:
     """Open the service's parts."""
     async with (
-        shipped_outbox(settings, service="chroma", telemetry=process.telemetry) as outbox,
+        shipped_outbox(settings, service="chroma", telemetry=process.telemetry, health=process.health) as outbox,
         RemoteAuthenticator(
             settings.auth_address, service_key=settings.service_key, health=process.health
         ) as authenticator,

@@ -34,7 +34,7 @@ def deployments(settings: OcrSettings, http: HttpClient) -> list[Deployment]:
 async def ocr(settings: OcrSettings, process: Process) -> AsyncIterator[Service]:
     """Open the service's parts."""
     async with (
-        shipped_outbox(settings, service="ocr", telemetry=process.telemetry) as outbox,
+        shipped_outbox(settings, service="ocr", telemetry=process.telemetry, health=process.health) as outbox,
         RemoteAuthenticator(
             settings.auth_address, service_key=settings.service_key, health=process.health
         ) as authenticator,

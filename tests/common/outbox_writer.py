@@ -39,6 +39,8 @@ def write(directory: Path, *, first: int, random_: random.Random, report: int) -
             record.outcome = Outcome.COMPLETED
             outbox.settle(record)
             _say(report, "settled", settled)
+        elif choice < 0.95:
+            outbox.sync()
         else:
             events, position = outbox.read(limit=random_.randrange(1, 20))
             for data in events:

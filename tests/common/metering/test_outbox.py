@@ -31,6 +31,20 @@ _SEGMENT = 300
 """Holds a few records of these tests."""
 
 
+class QuickOutbox(DiskOutbox):
+    """An outbox whose thread is never late: every segment ends at its size."""
+
+    def intend(self, record: UsageRecord) -> None:
+        """Append an intent, and do what the thread does."""
+        super().intend(record)
+        self.sync()
+
+    def settle(self, record: UsageRecord) -> None:
+        """Append an event, and do what the thread does."""
+        super().settle(record)
+        self.sync()
+
+
 def settled(number: int, outcome: Outcome = Outcome.COMPLETED) -> UsageRecord:
     event = usage_record(number)
     event.outcome = outcome
@@ -58,17 +72,18 @@ def name_of(outcome: Outcome | None) -> str:
 def as_a_kill_leaves_it(directory: Path, place: Path, *, tail: bytes = b"") -> Path:
     """Copy what is on the disk now, with ``tail`` after the youngest record."""
     shutil.copytree(directory, place)
-    with segments(place)[-1].open("ab") as file:
+    with (segments(place) or sorted(place.glob("*.journal")))[-1].open("ab") as file:
         file.write(tail)
     return place
 
 
 def segments(directory: Path) -> list[Path]:
-    return sorted(directory.glob("*.journal"))
+    """Return the segments, oldest first, without those that wait for their first record."""
+    return sorted(path for path in directory.glob("*.journal") if path.stat().st_size)
 
 
 def test_events_come_back_in_the_order_in_which_they_were_settled(tmp_path: Path) -> None:
-    outbox = DiskOutbox(tmp_path, segment_bytes=_SEGMENT)
+    outbox = QuickOutbox(tmp_path, segment_bytes=_SEGMENT)
     for number in (1, 2, 3):
         outbox.intend(usage_record(number))
     for number in (2, 3, 1):
@@ -78,7 +93,7 @@ def test_events_come_back_in_the_order_in_which_they_were_settled(tmp_path: Path
 
 
 def test_an_event_comes_back_as_it_was_settled(tmp_path: Path) -> None:
-    outbox = DiskOutbox(tmp_path)
+    outbox = QuickOutbox(tmp_path)
     event = settled(1)
     event.temperature = 0.25
     event.model = "größer"
@@ -89,7 +104,7 @@ def test_an_event_comes_back_as_it_was_settled(tmp_path: Path) -> None:
 
 
 def test_reading_takes_no_more_than_the_limit_and_goes_on_after_what_was_released(tmp_path: Path) -> None:
-    outbox = DiskOutbox(tmp_path, segment_bytes=_SEGMENT)
+    outbox = QuickOutbox(tmp_path, segment_bytes=_SEGMENT)
     for number in range(10):
         outbox.settle(settled(number))
     seen = []
@@ -104,7 +119,7 @@ def test_reading_takes_no_more_than_the_limit_and_goes_on_after_what_was_release
 
 
 def test_reading_again_without_a_release_gives_the_same_events(tmp_path: Path) -> None:
-    outbox = DiskOutbox(tmp_path, segment_bytes=_SEGMENT)
+    outbox = QuickOutbox(tmp_path, segment_bytes=_SEGMENT)
     for number in range(8):
         outbox.settle(settled(number))
     assert outbox.read(limit=5)[0] == outbox.read(limit=5)[0]
@@ -113,7 +128,7 @@ def test_reading_again_without_a_release_gives_the_same_events(tmp_path: Path) -
 
 
 def test_the_depth_counts_events_that_are_not_released(tmp_path: Path) -> None:
-    outbox = DiskOutbox(tmp_path, segment_bytes=_SEGMENT)
+    outbox = QuickOutbox(tmp_path, segment_bytes=_SEGMENT)
     outbox.intend(usage_record(0))
     assert outbox.depth == 0
     for number in range(5):
@@ -122,11 +137,11 @@ def test_the_depth_counts_events_that_are_not_released(tmp_path: Path) -> None:
     outbox.release(outbox.read(limit=3)[1])
     assert outbox.depth == 2
     outbox.close()
-    assert DiskOutbox(tmp_path).depth >= 2
+    assert QuickOutbox(tmp_path).depth >= 2
 
 
 def test_segments_are_removed_once_their_events_are_released(tmp_path: Path) -> None:
-    outbox = DiskOutbox(tmp_path, segment_bytes=_SEGMENT)
+    outbox = QuickOutbox(tmp_path, segment_bytes=_SEGMENT)
     for number in range(50):
         outbox.settle(settled(number))
     assert len(segments(tmp_path)) > 5
@@ -137,20 +152,20 @@ def test_segments_are_removed_once_their_events_are_released(tmp_path: Path) -> 
 
 
 def test_an_open_intent_survives_the_removal_of_its_segment(tmp_path: Path) -> None:
-    outbox = DiskOutbox(tmp_path / "first", segment_bytes=_SEGMENT)
+    outbox = QuickOutbox(tmp_path / "first", segment_bytes=_SEGMENT)
     outbox.intend(usage_record(1000))
     for number in range(50):
         outbox.intend(usage_record(number))
         outbox.settle(settled(number))
         outbox.release(outbox.read(limit=_EVERYTHING)[1])
-    recovered = DiskOutbox(as_a_kill_leaves_it(tmp_path / "first", tmp_path / "second"))
+    recovered = QuickOutbox(as_a_kill_leaves_it(tmp_path / "first", tmp_path / "second"))
     assert outcomes(recovered)[1000] == "CRASHED"
     recovered.close()
     outbox.close()
 
 
 def test_carrying_intents_forward_does_not_make_the_journal_grow(tmp_path: Path) -> None:
-    outbox = DiskOutbox(tmp_path, segment_bytes=_SEGMENT)
+    outbox = QuickOutbox(tmp_path, segment_bytes=_SEGMENT)
     # More open intents than a segment holds.
     for number in range(30):
         outbox.intend(usage_record(number))
@@ -162,7 +177,7 @@ def test_carrying_intents_forward_does_not_make_the_journal_grow(tmp_path: Path)
 
 
 def test_an_open_intent_in_a_segment_that_stays_is_not_repeated(tmp_path: Path) -> None:
-    outbox = DiskOutbox(tmp_path, segment_bytes=_SEGMENT)
+    outbox = QuickOutbox(tmp_path, segment_bytes=_SEGMENT)
     for number in range(20):
         outbox.settle(settled(number))
     outbox.intend(usage_record(1000))
@@ -173,7 +188,7 @@ def test_an_open_intent_in_a_segment_that_stays_is_not_repeated(tmp_path: Path) 
 
 
 def test_a_released_event_never_comes_back_as_crashed(tmp_path: Path) -> None:
-    outbox = DiskOutbox(tmp_path / "first", segment_bytes=_SEGMENT)
+    outbox = QuickOutbox(tmp_path / "first", segment_bytes=_SEGMENT)
     places = itertools.count()
     for number in range(0, 60, 3):
         for offset in range(3):
@@ -181,19 +196,19 @@ def test_a_released_event_never_comes_back_as_crashed(tmp_path: Path) -> None:
         for offset in range(3):
             outbox.settle(settled(number + offset))
         outbox.release(outbox.read(limit=_EVERYTHING)[1])
-        recovered = DiskOutbox(as_a_kill_leaves_it(tmp_path / "first", tmp_path / f"copy{next(places)}"))
+        recovered = QuickOutbox(as_a_kill_leaves_it(tmp_path / "first", tmp_path / f"copy{next(places)}"))
         assert "CRASHED" not in outcomes(recovered).values()
         recovered.close()
     outbox.close()
 
 
 def test_after_a_clean_close_an_open_intent_is_one_crashed_event_without_counts(tmp_path: Path) -> None:
-    outbox = DiskOutbox(tmp_path)
+    outbox = QuickOutbox(tmp_path)
     outbox.intend(usage_record(1))
     outbox.intend(usage_record(2))
     outbox.settle(settled(2))
     outbox.close()
-    reopened = DiskOutbox(tmp_path)
+    reopened = QuickOutbox(tmp_path)
     events = {number_of(event): event for event in events_in(reopened)}
     assert {number: event.outcome for number, event in events.items()} == {
         1: Outcome.CRASHED,
@@ -205,22 +220,22 @@ def test_after_a_clean_close_an_open_intent_is_one_crashed_event_without_counts(
 
 
 def test_a_crashed_event_is_made_once_however_often_the_outbox_is_reopened(tmp_path: Path) -> None:
-    outbox = DiskOutbox(tmp_path, segment_bytes=_SEGMENT)
+    outbox = QuickOutbox(tmp_path, segment_bytes=_SEGMENT)
     outbox.intend(usage_record(1))
     for _ in range(5):
         outbox.close()
-        outbox = DiskOutbox(tmp_path, segment_bytes=_SEGMENT)
+        outbox = QuickOutbox(tmp_path, segment_bytes=_SEGMENT)
         assert outcomes(outbox) == {1: "CRASHED"}
         assert outbox.depth == 1
     outbox.close()
 
 
 def test_a_kill_within_recovery_makes_no_second_event(tmp_path: Path) -> None:
-    outbox = DiskOutbox(tmp_path / "first")
+    outbox = QuickOutbox(tmp_path / "first")
     for number in range(4):
         outbox.intend(usage_record(number))
     outbox.close()
-    DiskOutbox(tmp_path / "first").close()
+    QuickOutbox(tmp_path / "first").close()
     # Cut the recovery's own segment after each of its records, and in the middle of each.
     *older, youngest = segments(tmp_path / "first")
     whole = youngest.read_bytes()
@@ -228,7 +243,7 @@ def test_a_kill_within_recovery_makes_no_second_event(tmp_path: Path) -> None:
         place = tmp_path / f"cut{end}"
         shutil.copytree(tmp_path / "first", place)
         (place / youngest.name).write_bytes(whole[:end])
-        recovered = DiskOutbox(place)
+        recovered = QuickOutbox(place)
         assert outcomes(recovered) == dict.fromkeys(range(4), "CRASHED")
         recovered.close()
     assert older
@@ -246,11 +261,11 @@ def test_a_kill_within_recovery_makes_no_second_event(tmp_path: Path) -> None:
     ids=["half a header", "header only", "garbage", "zeros of a power cut", "wrong checksum"],
 )
 def test_a_torn_tail_hides_nothing_and_adds_nothing(tmp_path: Path, tail: bytes) -> None:
-    outbox = DiskOutbox(tmp_path / "first")
+    outbox = QuickOutbox(tmp_path / "first")
     outbox.intend(usage_record(1))
     outbox.settle(settled(1))
     outbox.intend(usage_record(2))
-    recovered = DiskOutbox(as_a_kill_leaves_it(tmp_path / "first", tmp_path / "second", tail=tail))
+    recovered = QuickOutbox(as_a_kill_leaves_it(tmp_path / "first", tmp_path / "second", tail=tail))
     assert outcomes(recovered) == {1: "COMPLETED", 2: "CRASHED"}
     assert recovered.depth == 2
     recovered.settle(settled(3))
@@ -260,7 +275,7 @@ def test_a_torn_tail_hides_nothing_and_adds_nothing(tmp_path: Path, tail: bytes)
 
 
 def test_a_record_that_is_cut_anywhere_is_not_there_and_the_others_are(tmp_path: Path) -> None:
-    outbox = DiskOutbox(tmp_path / "first")
+    outbox = QuickOutbox(tmp_path / "first")
     outbox.intend(usage_record(1))
     before = outbox.size
     outbox.settle(settled(1))
@@ -270,13 +285,13 @@ def test_a_record_that_is_cut_anywhere_is_not_there_and_the_others_are(tmp_path:
         place = tmp_path / f"cut{size}"
         shutil.copytree(tmp_path / "first", place)
         os.truncate(segments(place)[-1], size)
-        recovered = DiskOutbox(place)
+        recovered = QuickOutbox(place)
         assert outcomes(recovered) == {1: "CRASHED"}
         recovered.close()
 
 
 def test_a_full_journal_refuses_intents_and_takes_events_until_it_is_shipped(tmp_path: Path) -> None:
-    outbox = DiskOutbox(tmp_path, segment_bytes=_SEGMENT, max_bytes=2_000)
+    outbox = QuickOutbox(tmp_path, segment_bytes=_SEGMENT, max_bytes=2_000)
     taken = 0
     while outbox.size <= 2_000:
         outbox.intend(usage_record(taken))
@@ -294,7 +309,7 @@ def test_a_full_journal_refuses_intents_and_takes_events_until_it_is_shipped(tmp
 
 
 def test_a_journal_smaller_than_a_segment_takes_intents_again_once_it_is_shipped(tmp_path: Path) -> None:
-    outbox = DiskOutbox(tmp_path, max_bytes=2_000)
+    outbox = QuickOutbox(tmp_path, max_bytes=2_000)
     for number in range(500):
         outbox.intend(usage_record(number))
         outbox.settle(settled(number))
@@ -302,31 +317,45 @@ def test_a_journal_smaller_than_a_segment_takes_intents_again_once_it_is_shipped
     outbox.close()
 
 
-def test_when_no_new_segment_can_be_opened_requests_are_refused_until_one_can(tmp_path: Path) -> None:
+def test_while_no_new_segment_can_be_made_the_old_one_takes_everything(tmp_path: Path) -> None:
     directory, aside = tmp_path / "outbox", tmp_path / "aside"
     outbox = DiskOutbox(directory, segment_bytes=_SEGMENT)
     outbox.intend(usage_record(1))
     directory.rename(aside)
-    number = 2
-    while outbox.size < _SEGMENT:
+    for number in range(2, 20):
         outbox.settle(settled(number))
-        number += 1
-    with pytest.raises(Unavailable) as refused:
-        outbox.settle(settled(number))
-    assert refused.value.code == "outbox_failed"
-    with pytest.raises(Unavailable):
-        outbox.intend(usage_record(1000))
-    aside.rename(directory)
+    with pytest.raises(OSError, match="No such file"):
+        outbox.sync()
     outbox.settle(settled(1))
-    assert numbers(outbox) == [*range(2, number), 1]
+    assert len(segments(aside)) == 1
+    aside.rename(directory)
+    outbox.sync()
+    outbox.settle(settled(20))
+    assert len(segments(directory)) == 2
+    assert numbers(outbox) == [*range(2, 20), 1, 20]
     outbox.close()
     reopened = DiskOutbox(directory)
     assert "CRASHED" not in outcomes(reopened).values()
     reopened.close()
 
 
+def test_a_segment_that_grew_beyond_its_size_is_left_although_nothing_is_appended(tmp_path: Path) -> None:
+    outbox = DiskOutbox(tmp_path, segment_bytes=_SEGMENT, max_bytes=2_000)
+    number = 0
+    while outbox.size <= 2_000:
+        outbox.intend(usage_record(number))
+        outbox.settle(settled(number))
+        number += 1
+    with pytest.raises(Unavailable):
+        outbox.intend(usage_record(number))
+    outbox.sync()
+    outbox.release(outbox.read(limit=_EVERYTHING)[1])
+    outbox.intend(usage_record(number))
+    outbox.close()
+
+
 def _fill_a_disk(directory: Path) -> dict[str, list[int]]:
-    outbox = DiskOutbox(directory)
+    outbox = QuickOutbox(directory)
     taken: list[int] = []
     refused: list[int] = []
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -355,48 +384,54 @@ def test_a_disk_that_takes_only_a_part_leaves_a_readable_journal(tmp_path: Path)
     told = json.loads(_python("-c", code, str(tmp_path)).splitlines()[-1])
     assert told["refused"]
     assert told["found"] == [*told["taken"], 9999]
-    reopened = DiskOutbox(tmp_path)
+    reopened = QuickOutbox(tmp_path)
     assert numbers(reopened) == told["found"]
     reopened.close()
 
 
 def test_one_process_at_a_time_has_the_outbox(tmp_path: Path) -> None:
-    outbox = DiskOutbox(tmp_path)
+    outbox = QuickOutbox(tmp_path)
     with pytest.raises(RuntimeError, match="TURNPIKE_STATE_DIR"):
-        DiskOutbox(tmp_path)
+        QuickOutbox(tmp_path)
     outbox.settle(settled(1))
     outbox.close()
-    DiskOutbox(tmp_path).close()
+    QuickOutbox(tmp_path).close()
 
 
 def test_the_outbox_is_nobody_elses_to_read(tmp_path: Path) -> None:
-    outbox = DiskOutbox(tmp_path / "outbox")
+    outbox = QuickOutbox(tmp_path / "outbox")
     outbox.settle(settled(1))
     assert (tmp_path / "outbox").stat().st_mode & 0o077 == 0
     assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "outbox").iterdir())
     outbox.close()
 
 
-def test_a_thread_may_sync_while_segments_begin_and_end(tmp_path: Path) -> None:
+def test_a_thread_ships_while_another_appends(tmp_path: Path) -> None:
     outbox = DiskOutbox(tmp_path, segment_bytes=_SEGMENT)
     done = threading.Event()
     failures: list[BaseException] = []
+    shipped: list[int] = []
 
-    def sync() -> None:
+    def ship() -> None:
         try:
             while not done.is_set():
                 outbox.sync()
-        except OSError as error:
+                events, position = outbox.read(limit=7)
+                shipped.extend(number_of(event_proto.decode(event)) for event in events)
+                outbox.release(position)
+        except (OSError, RuntimeError, KeyError) as error:
             failures.append(error)
 
-    thread = threading.Thread(target=sync)
+    thread = threading.Thread(target=ship)
     thread.start()
-    for number in range(300):
+    for number in range(3_000):
+        outbox.intend(usage_record(number))
         outbox.settle(settled(number))
     done.set()
     thread.join()
     assert failures == []
-    assert numbers(outbox) == list(range(300))
+    assert [*shipped, *numbers(outbox)] == list(range(3_000))
+    assert outbox.depth == 3_000 - len(shipped)
     outbox.close()
 
 
@@ -404,7 +439,7 @@ def test_a_thread_may_sync_while_segments_begin_and_end(tmp_path: Path) -> None:
 def test_a_kill_at_any_time_loses_nothing_and_counts_nothing_twice(tmp_path: Path, seed: int) -> None:
     told = json.loads(_python("-m", "tests.common.outbox_writer", str(tmp_path), "40", str(seed)).splitlines()[-1])
     assert len(told["intended"]) > 500
-    outbox = DiskOutbox(tmp_path)
+    outbox = QuickOutbox(tmp_path)
     left = outcomes(outbox)
     outbox.close()
     completed = set(told["completed"]) | {number for number, outcome in left.items() if outcome == "COMPLETED"}
@@ -445,13 +480,13 @@ class OutboxMachine(RuleBasedStateMachine):
         self.waiting: dict[int, str] = {}
         self.released: dict[int, str] = {}
         self.segment_bytes = _SEGMENT
-        self.outbox: DiskOutbox | None = None
+        self.outbox: QuickOutbox | None = None
 
     @initialize(segment_bytes=st.sampled_from([1, 120, _SEGMENT, 100_000]))
     def begin(self, segment_bytes: int) -> None:
         self.segment_bytes = segment_bytes
         self.directory = self.root / str(next(self.places))
-        self.outbox = DiskOutbox(self.directory, segment_bytes=segment_bytes)
+        self.outbox = QuickOutbox(self.directory, segment_bytes=segment_bytes)
 
     @rule()
     def intend(self) -> None:
@@ -494,12 +529,12 @@ class OutboxMachine(RuleBasedStateMachine):
 
     def _reopened(self, directory: Path) -> None:
         self.directory = directory
-        self.outbox = DiskOutbox(directory, segment_bytes=self.segment_bytes)
+        self.outbox = QuickOutbox(directory, segment_bytes=self.segment_bytes)
         self.waiting.update(dict.fromkeys(self.open, "CRASHED"))
         self.open = []
 
     @property
-    def _box(self) -> DiskOutbox:
+    def _box(self) -> QuickOutbox:
         assert self.outbox is not None
         return self.outbox
 

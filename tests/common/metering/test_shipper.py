@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar
 
 import grpc
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from structlog.testing import capture_logs
 
-from common.metering.outbox import DiskOutbox
+from common.background import Health
+from common.metering import event_proto
+from common.metering.outbox import DiskOutbox, Position
 from common.metering.record import Outcome
-from common.metering.shipper import Shipper
+from common.metering.shipper import Shipper, shipped_outbox
 from common.serving.interceptor import Context
+from common.telemetry import Telemetry
+from common.upstream.settings import MeteredSettings
 from tests.common.builders import usage_record
 from tests.common.running import SERVICE_KEY
 from turnpike.usage.v1 import ingest_pb2, ingest_pb2_grpc
@@ -87,7 +95,12 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 def a_shipper(
-    outbox: DiskOutbox, port: int, *, interval_seconds: float = _QUICKLY, batch_events: int = 5_000
+    outbox: DiskOutbox,
+    port: int,
+    *,
+    interval_seconds: float = _QUICKLY,
+    batch_events: int = 5_000,
+    health: Health | None = None,
 ) -> Shipper:
     return Shipper(
         outbox,
@@ -95,6 +108,7 @@ def a_shipper(
         service_key=SERVICE_KEY,
         interval_seconds=interval_seconds,
         batch_events=batch_events,
+        health=health,
     )
 
 
@@ -197,7 +211,7 @@ async def test_leaving_while_a_batch_is_out_ships_what_was_settled_since(outbox:
             await ingest.wait_for([1])
             settle(outbox, 2)
             leaving = asyncio.create_task(shipper.__aexit__())
-            await until(shipper._closing.is_set)
+            await until(shipper._loop._closing.is_set)
             ingest.may_answer.set()
             await leaving
         assert ingest.numbers == [1, 2]
@@ -242,5 +256,104 @@ async def test_a_disk_that_fails_for_a_while_does_not_end_the_shipping(outbox: D
             await until(lambda: bool(logs))
             aside.rename(tmp_path)
             await ingest.wait_for([1])
-    assert {line["event"] for line in logs} == {"the outbox could not be read"}
+    assert {line["event"] for line in logs} == {"a background loop failed", "a background loop works again"}
     assert outbox.depth == 0
+
+
+async def test_a_usage_service_that_is_away_does_not_show_in_the_health(outbox: DiskOutbox, free_port: int) -> None:
+    health = Health()
+    settle(outbox, 1)
+    with capture_logs() as logs:
+        async with a_shipper(outbox, free_port, health=health):
+            await until(lambda: len(logs) > 10)
+    assert {line["event"] for line in logs} == {"usage could not be shipped"}
+    assert health.failing == set()
+
+
+async def test_a_disk_that_keeps_failing_shows_in_the_health(
+    outbox: DiskOutbox, tmp_path: Path, free_port: int
+) -> None:
+    health = Health()
+    settle(outbox, 1)
+    aside = tmp_path.with_name("aside")
+    tmp_path.rename(aside)  # noqa: ASYNC240 - nothing else runs in this loop
+    with capture_logs():
+        async with a_shipper(outbox, free_port, health=health):
+            await health.wait_for_change()
+            assert health.failing == {"shipper"}
+            aside.rename(tmp_path)
+            await health.wait_for_change()
+            assert health.failing == set()
+
+
+class Watched(DiskOutbox):
+    """Notes in which thread the disk is waited for."""
+
+    threads: ClassVar[dict[str, set[int]]] = {}
+
+    def _note(self, name: str) -> None:
+        self.threads.setdefault(name, set()).add(threading.get_ident())
+
+    def sync(self) -> None:
+        """Note the thread."""
+        self._note("sync")
+        super().sync()
+
+    def read(self, *, limit: int) -> tuple[list[bytes], Position]:
+        """Note the thread."""
+        self._note("read")
+        return super().read(limit=limit)
+
+    def release(self, position: Position) -> None:
+        """Note the thread."""
+        self._note("release")
+        super().release(position)
+
+    def reject(self, event: bytes) -> None:
+        """Note the thread."""
+        self._note("reject")
+        super().reject(event)
+
+
+async def test_no_disk_is_waited_for_on_the_event_loop(tmp_path: Path) -> None:
+    class Refusing(Ingest):
+        async def RecordUsage(  # noqa: N802 - the RPC's name
+            self, request: ingest_pb2.RecordUsageRequest, context: Context
+        ) -> ingest_pb2.RecordUsageResponse:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no")
+
+    outbox = Watched(tmp_path)
+    settle(outbox, 1)
+    with capture_logs():
+        async with served(Refusing()) as port, a_shipper(outbox, port):
+            await until(lambda: outbox.depth == 0)
+    assert set(outbox.threads) == {"sync", "read", "release", "reject"}
+    assert threading.get_ident() not in set().union(*outbox.threads.values())
+    outbox.close()
+
+
+async def test_a_services_outbox_is_opened_and_its_gauges_shown(tmp_path: Path) -> None:
+    reader = InMemoryMetricReader()
+    meter_provider = MeterProvider([reader], shutdown_on_exit=False)
+    settings = MeteredSettings.model_validate(
+        {
+            "TURNPIKE_SERVICE_KEY": SERVICE_KEY,
+            "TURNPIKE_STATE_DIR": tmp_path,
+            "TURNPIKE_USAGE_ADDRESS": "127.0.0.1:9",
+        }
+    )
+    (tmp_path / "outbox" / "chat").mkdir(parents=True)
+    (tmp_path / "outbox" / "chat" / "000000000001.journal").write_bytes(b"?" * 20)
+    with capture_logs():
+        telemetry = Telemetry("chat", meter_provider=meter_provider)
+        async with shipped_outbox(settings, service="chat", telemetry=telemetry) as outbox:
+            settle(outbox, 1)
+            outbox.reject(event_proto.encode(usage_record(2)))
+            data = reader.get_metrics_data()
+    assert data is not None
+    (scope,) = data.resource_metrics[0].scope_metrics
+    points: dict[str, Any] = {metric.name: next(iter(metric.data.data_points)) for metric in scope.metrics}
+    meter_provider.shutdown()
+    assert points["chat.outbox.depth"].value == 1
+    assert points["chat.outbox.damaged"].value == 1
+    assert points["chat.outbox.rejected"].value > 0
