@@ -63,8 +63,8 @@ secret are ignored. Where two names are given, the first one that is set counts.
 
 `make up` hands each process only the variables that it reads. It sets addresses, inner ports and directories itself,
 makes `TURNPIKE_SERVICE_KEY` and `TURNPIKE_JWT_SECRET` unless they are set, and requires a credential unless
-`API_AUTH_REQUIRED` says otherwise. Without `make up`, [arguments](../deploy/envoy/README.md) say where Envoy listens and
-where the services are.
+`API_AUTH_REQUIRED` says otherwise. Without `make up`, [arguments](../deploy/envoy/README.md) say where Envoy listens
+and where the services are.
 """
 _TABLE: Final = "| variable | default | values | effect | read by |\n|---|---|---|---|---|\n"
 _OTEL: Final = "https://opentelemetry.io/docs/languages/sdk-configuration/"

@@ -1,4 +1,4 @@
-"""API tokens over HTTP, as in the first seed, and what they open."""
+"""API tokens over HTTP, and what they open."""
 
 from __future__ import annotations
 

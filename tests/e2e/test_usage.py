@@ -41,7 +41,7 @@ def test_the_summary_equals_the_ledger(stack: Stack) -> None:
     assert row["errors"] == 1
 
 
-def test_the_summary_has_every_field_of_the_seed_as_numbers(stack: Stack) -> None:
+def test_the_summary_has_every_documented_field_as_numbers(stack: Stack) -> None:
     with stack.client() as client:
         usage = client.get("/v1/usage", params={"days": 7}).json()
     assert usage["window"]["hours"] == 168

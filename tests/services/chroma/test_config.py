@@ -1,4 +1,4 @@
-"""Settings: every name of the seed, and what a wrong value says."""
+"""Settings: every documented name, and what a wrong value says."""
 
 from __future__ import annotations
 
