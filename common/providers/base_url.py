@@ -6,13 +6,17 @@ import re
 from typing import Final
 from urllib.parse import urlsplit
 
-_VERSION: Final = re.compile(r"/v\d+[a-z0-9]*(/|$)")
+# The endpoints that people copy from a provider's documentation.
+_ENDPOINT: Final = re.compile(
+    r"/(?:chat/completions|completions|embeddings|images/generations|messages|models|ocr|responses)$"
+)
 
 
 def normalized(base_url: str) -> str:
     """Return the URL under which the API's paths lie; raises ValueError when it is not an http(s) URL.
 
-    SDKs want /v1 in the base URL, other tools leave it out: it is added where the path names no version.
+    A host alone gets /v1, as SDKs write it. Any other path is where the API lies, with a version or without one. A
+    whole endpoint stands for what is before it.
     """
     url = base_url.strip()
     url = (url if "://" in url else f"https://{url}").rstrip("/")
@@ -20,4 +24,4 @@ def normalized(base_url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError("is not an http or https URL")
     _ = parts.port  # Raises ValueError when it is not a number.
-    return url if _VERSION.search(parts.path) else f"{url}/v1"
+    return _ENDPOINT.sub("", url) if parts.path else f"{url}/v1"

@@ -8,7 +8,6 @@ from typing import Final
 
 from pydantic import SecretStr
 
-from common.providers.base_url import normalized
 from common.providers.provider import Provider
 
 DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
@@ -18,5 +17,5 @@ _SECRET_FORMS: Final = re.compile(rb"\b((?:sk|sess|org|proj)[-_])[A-Za-z0-9*_-]{
 
 
 def openai(*, api_key: SecretStr, base_url: str = DEFAULT_BASE_URL, name: str = "openai") -> Provider:
-    """Return the provider at ``base_url``; raises ValueError when that is no http(s) URL."""
-    return Provider(name, normalized(base_url), _PATHS, api_key, secret_forms=_SECRET_FORMS)
+    """Return the provider whose API lies at ``base_url``."""
+    return Provider(name, base_url, _PATHS, api_key, secret_forms=_SECRET_FORMS)

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 import brotli
 
-from common.errors import UpstreamFailed
+from common.errors import UpstreamFailed, UpstreamMalformed
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -189,5 +189,5 @@ def _has_zlib_header(data: bytes) -> bool:
     return data[0] & 0x0F == 8 and (data[0] << 8 | data[1]) % 31 == 0
 
 
-def _malformed() -> UpstreamFailed:
-    return UpstreamFailed("The provider's answer cannot be decoded.", code="upstream_malformed")
+def _malformed() -> UpstreamMalformed:
+    return UpstreamMalformed("The provider's answer cannot be decoded.", code="upstream_malformed")

@@ -22,10 +22,11 @@ import structlog
 from aiohttp.http import RawResponseMessage
 from yarl import URL
 
-from common.errors import UpstreamFailed, UpstreamTimeout
+from common.errors import UpstreamFailed, UpstreamMalformed, UpstreamTimeout
 from common.upstream.http_answer import HttpAnswer, Timers
 from common.upstream.http_exchange import BrokenConnection, Exchanges, NotReceived
 from common.upstream.http_parser import MalformedAnswer
+from common.upstream.proxies import Proxies, Proxy
 from common.upstream.unreachable import reason_of
 
 __all__ = ("Body", "HttpAnswer", "HttpClient", "Timers", "UnreachableError")
@@ -56,9 +57,9 @@ class _Target:
 class HttpClient:
     """Connections to every provider; an async context manager. ``timers`` hold for each request.
 
-    ``tls`` says whom https trusts; the system's authorities when None. An unused connection is closed after
-    ``idle_seconds``, or earlier if the provider says so; there are at most ``max_connections``, and whoever gets none
-    within the connect timer has not reached the provider.
+    ``tls`` says whom https trusts; the system's authorities when None. Only ``proxies`` are used, whatever the
+    environment says. An unused connection is closed after ``idle_seconds``, or earlier if the provider says so; there
+    are at most ``max_connections``, and whoever gets none within the connect timer has not reached the provider.
     """
 
     def __init__(
@@ -66,11 +67,13 @@ class HttpClient:
         *,
         timers: Timers,
         tls: ssl.SSLContext | None = None,
+        proxies: Proxies | None = None,
         idle_seconds: float = 30.0,
         max_connections: int = 8192,
     ) -> None:
         self._timers = timers
         self._tls = tls
+        self._proxies = proxies or Proxies()
         self._idle_seconds = idle_seconds
         self._max_connections = max_connections
         seconds = min(timers.connect_timeout_seconds, timers.total_timeout_seconds)
@@ -142,7 +145,7 @@ class HttpClient:
             if isinstance(error, TimeoutError):
                 raise UpstreamTimeout("The provider did not answer in time.", code="upstream_timeout") from None
             if isinstance(error, MalformedAnswer):
-                raise UpstreamFailed("The provider's answer is not HTTP.", code="upstream_malformed") from None
+                raise UpstreamMalformed("The provider's answer is not HTTP.", code="upstream_malformed") from None
             if isinstance(error, BrokenConnection):
                 raise UpstreamFailed("The provider closed the connection.", code="upstream_failed") from None
             if isinstance(error, NotReceived) and not exchange.served:
@@ -185,15 +188,31 @@ class HttpClient:
         if _LINE_BREAK.search(path + authority) or " " in path:
             raise ValueError("a URL with a space or a line break")
         address = f"{parts.scheme}://{authority}"
+        proxy = self._proxies.proxy_for(address)
         origin = self._origins.get(address)
         if origin is None:
-            origin = aiohttp.ClientRequest("POST", URL(address), loop=asyncio.get_running_loop())
-            self._origins[address] = origin
-        target = _Target(origin, f" {path} HTTP/1.1\r\nhost: {origin.headers['host']}\r\n{_DEFAULT_HEADERS}")
+            origin = self._origins[address] = _origin(URL(address), proxy)
+        start = f"host: {origin.headers['host']}\r\n{_DEFAULT_HEADERS}"
+        if proxy is not None and parts.scheme == "http":
+            # https://www.rfc-editor.org/rfc/rfc9112#section-3.2.2: what a proxy is asked for is a whole URL.
+            path = f"{address}{path}"
+            start += "".join(f"{name}: {value}\r\n" for name, value in proxy.headers.items())
+        target = _Target(origin, f" {path} HTTP/1.1\r\n{start}")
         # Paths may hold ids, and the table must not grow with them.
         if len(self._targets) < _KNOWN_URLS:
             self._targets[url] = target
         return target
+
+
+def _origin(url: URL, proxy: Proxy | None) -> aiohttp.ClientRequest:
+    """Return what aiohttp connects by."""
+    loop = asyncio.get_running_loop()
+    request = aiohttp.ClientRequest("POST", url, loop=loop)
+    if proxy is None:
+        return request
+    # With the host, which aiohttp adds for the tunnel: these headers are part of what it keeps connections by.
+    headers = {"Host": request.headers["host"], **proxy.headers}
+    return aiohttp.ClientRequest("POST", url, loop=loop, proxy=URL(proxy.url), proxy_headers=headers)
 
 
 def _head(method: str, start: str, *, headers: Mapping[str, str], size: int) -> bytes:

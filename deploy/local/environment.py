@@ -23,8 +23,7 @@ from services.usage.config import Settings as UsageSettings
 _SYSTEM: Final = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "LD_LIBRARY_PATH")
 _PYTHON: Final = ("PYTHON*",)
 _SERVICE: Final = (*_PYTHON, "OTEL_*", "GRPC_VERBOSITY", "GRPC_TRACE", "GRPC_DNS_RESOLVER")
-# Only for children that call something outside of this machine. HTTP_PROXY is not among them: everything that a
-# service calls by plain HTTP or gRPC is part of the stack.
+# Only for children that call something outside of this machine. HTTP_PROXY is a setting of those that ask providers.
 _OUTSIDE: Final = ("HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _DEMO_JWT: Final = "TURNPIKE_JWT"
 # The welcome is told that there is a key, which decides about the upstream, and not which.

@@ -38,7 +38,7 @@ async def chat(settings: ChatSettings, process: Process) -> AsyncIterator[Servic
         RemoteAuthenticator(
             settings.auth_address, service_key=settings.service_key, health=process.health
         ) as authenticator,
-        HttpClient(timers=settings.timers) as http,
+        HttpClient(timers=settings.timers, tls=settings.tls, proxies=settings.proxies) as http,
     ):
         relay = Relay(
             Router(deployments(settings, http), hint="set OPENAI_API_KEY or OPENAI_BASE_URL"),

@@ -34,7 +34,7 @@ async def chroma(settings: ChromaSettings, process: Process) -> AsyncIterator[Se
         RemoteAuthenticator(
             settings.auth_address, service_key=settings.service_key, health=process.health
         ) as authenticator,
-        HttpClient(timers=settings.timers) as http,
+        HttpClient(timers=settings.timers, tls=settings.tls, proxies=settings.proxies) as http,
     ):
         core = Chroma(
             store_of(settings, http),

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 
 from common.settings import Key
-from common.upstream.settings import MeteredSettings, TimerFields
+from common.upstream.settings import ConnectionSettings, MeteredSettings, TimerFields
 from services.chroma.namespace import checked_separator
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -18,7 +18,7 @@ _NOT_FOR_KEYS: Final = frozenset(
 )
 
 
-class ChromaSettings(TimerFields, MeteredSettings):
+class ChromaSettings(TimerFields, ConnectionSettings, MeteredSettings):
     """What the Chroma service reads from the environment; an empty variable counts as not set."""
 
     listen: str = Field("127.0.0.1:18085", validation_alias="TURNPIKE_CHROMA_LISTEN")

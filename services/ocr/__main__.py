@@ -38,7 +38,7 @@ async def ocr(settings: OcrSettings, process: Process) -> AsyncIterator[Service]
         RemoteAuthenticator(
             settings.auth_address, service_key=settings.service_key, health=process.health
         ) as authenticator,
-        HttpClient(timers=settings.timers) as http,
+        HttpClient(timers=settings.timers, tls=settings.tls, proxies=settings.proxies) as http,
     ):
         relay = Relay(
             Router(deployments(settings, http), hint="set MISTRAL_API_KEY or MISTRAL_BASE_URL"),

@@ -18,11 +18,12 @@ def test_openai_is_asked_at_its_path_with_the_operators_key() -> None:
     provider = openai(api_key=SecretStr(_KEY))
     assert provider.url("openai_chat") == "https://api.openai.com/v1/chat/completions"
     assert provider.headers == {"content-type": "application/json", "authorization": f"Bearer {_KEY}"}
-    assert openai(base_url="127.0.0.1:8000", api_key=SecretStr("")).url("openai_chat").startswith("https://127.0.0.1")
+    elsewhere = openai(base_url="https://api.perplexity.ai", api_key=SecretStr(""))
+    assert elsewhere.url("openai_chat") == "https://api.perplexity.ai/chat/completions"
 
 
 def test_mistral_is_asked_at_its_path_with_the_operators_key() -> None:
-    provider = mistral(api_key=SecretStr("k"), base_url="http://ocr.test/")
+    provider = mistral(api_key=SecretStr("k"), base_url="http://ocr.test/v1")
     assert provider.url("mistral_ocr") == "http://ocr.test/v1/ocr"
     assert provider.headers["authorization"] == "Bearer k"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -82,7 +83,11 @@ class Server:
 
 @contextlib.asynccontextmanager
 async def listening(
-    serve: Callable[[Peer], Awaitable[None]], *, host: str = "127.0.0.1", port: int = 0, limit: int = 1 << 16
+    serve: Callable[[Peer], Awaitable[None]],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Server]:
     """Give each connection to ``serve``, and fail when it fails; what it leaves open is closed at the end."""
     server = Server("")
@@ -97,9 +102,9 @@ async def listening(
         server.peers.append(peer)
         tasks.add(asyncio.create_task(run(peer)))
 
-    listener = await asyncio.start_server(accept, host, port, limit=limit)
+    listener = await asyncio.start_server(accept, host, port, ssl=tls)
     bound = listener.sockets[0].getsockname()[1]
-    server.url = f"http://[{host}]:{bound}/v1" if ":" in host else f"http://{host}:{bound}/v1"
+    server.url = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{bound}/v1"
     try:
         yield server
     finally:
@@ -109,7 +114,7 @@ async def listening(
         results = await asyncio.gather(*tasks, return_exceptions=True)
         for peer in server.peers:
             peer.writer.close()
-            with contextlib.suppress(ConnectionError):
+            with contextlib.suppress(ConnectionError, ssl.SSLError):
                 await peer.writer.wait_closed()
         assert [error for error in results if isinstance(error, Exception)] == []
 
