@@ -16,7 +16,7 @@ class ChatSettings(UpstreamSettings):
     listen: str = Field("127.0.0.1:18082", validation_alias="TURNPIKE_CHAT_LISTEN")
     """Where the service listens: host:port."""
     openai_base_url: str = Field("", validation_alias=AliasChoices("OPENAI_BASE_URL", "OPENAI_API_BASE"))
-    """The upstream: a host alone gets /v1, any path is taken as it is. api.openai.com when only OPENAI_API_KEY is set."""
+    """The upstream: a host alone gets /v1, a path is taken as it is. api.openai.com with OPENAI_API_KEY alone."""
     openai_api_key: Key = Field(SecretStr(""), validation_alias="OPENAI_API_KEY")
     """The key that is sent to the upstream."""
 

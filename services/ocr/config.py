@@ -16,7 +16,7 @@ class OcrSettings(UpstreamSettings):
     listen: str = Field("127.0.0.1:18086", validation_alias="TURNPIKE_OCR_LISTEN")
     """Where the service listens: host:port."""
     mistral_base_url: str = Field("", validation_alias=AliasChoices("MISTRAL_BASE_URL", "MISTRAL_API_BASE"))
-    """The upstream: a host alone gets /v1, any path is taken as it is. api.mistral.ai when only MISTRAL_API_KEY is set."""
+    """The upstream: a host alone gets /v1, a path is taken as it is. api.mistral.ai with MISTRAL_API_KEY alone."""
     mistral_api_key: Key = Field(SecretStr(""), validation_alias="MISTRAL_API_KEY")
     """The key that is sent to the upstream."""
     mistral_ocr_model: str = Field("mistral-ocr-latest", validation_alias="MISTRAL_OCR_MODEL")
