@@ -20,6 +20,7 @@ from common.upstream.sse import KEEP_ALIVE, data_of, read_event
 # What comes before the content is small: a role, filter results, comments.
 _HELD_EVENTS: Final = 64
 _HELD_BYTES: Final = 256 * 1024
+_LAST_STATUS: Final = 599
 _WITHOUT_ANSWER: Final = (HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT)
 
 
@@ -70,6 +71,8 @@ class Begun:
 
         Raises UpstreamFailed for what is no answer: a redirect, an empty body, HTML, an empty stream; UpstreamTimeout.
         """
+        if self.status > _LAST_STATUS:
+            raise UpstreamMalformed(f"The provider answered {self.status}, which is no status of HTTP.")
         if self.refused:
             self.body = self.provider.scrub(await self.response.read())
             return

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 
 from common.dialects.dialect import Dialect, InferenceRequest, Reader
@@ -95,6 +96,7 @@ class Router:
             attempt.may_be_billed = False
             raise
         attempt.status = response.status
+        attempt.may_be_billed = HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES
         exchange.reader = request.reader()
         begun = Begun(response, provider=provider, reader=exchange.reader)
         try:

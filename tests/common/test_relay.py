@@ -353,8 +353,9 @@ async def test_an_error_under_the_status_of_a_success_is_an_error(body: bytes, s
         FakeResponse([b"[]"]),
         FakeResponse([b""], status=204),
         FakeResponse([b""], status=302, headers={"location": "https://elsewhere.test"}),
+        FakeResponse([completion()], status=700),
     ],
-    ids=["empty", "html", "no choices", "list", "204", "302"],
+    ids=["empty", "html", "no choices", "list", "204", "302", "700"],
 )
 @pytest.mark.parametrize("ask", [ASK, ASK_STREAM], ids=["whole", "stream"])
 async def test_what_is_no_answer_is_a_failure_of_the_provider(answer: FakeResponse, ask: bytes) -> None:
@@ -362,6 +363,7 @@ async def test_what_is_no_answer_is_a_failure_of_the_provider(answer: FakeRespon
     with pytest.raises(UpstreamMalformed):
         await trial.ask(ask)
     assert trial.outcome == ("FAILED", 502, "upstream_malformed")
+    assert trial.counts[0] == ("ESTIMATED" if answer.status < 300 else "NONE")
 
 
 async def test_a_stream_under_a_json_content_type_is_a_stream() -> None:
