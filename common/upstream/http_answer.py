@@ -60,11 +60,15 @@ class HttpAnswer:
         self._peeked = self._peeked or await self._next(self._timers.chunk_timeout_seconds)
         return self._peeked
 
+    async def part(self) -> bytes:
+        """Return the next part of the body, b"" at its end; raises as ``read``."""
+        return await self._next(self._timers.chunk_timeout_seconds)
+
     async def read(self) -> bytes:
         """Return the whole body; raises UpstreamFailed when it breaks off, UpstreamTimeout when a timer runs out."""
         parts: list[bytes] = []
         size = 0
-        while part := await self._next(self._timers.chunk_timeout_seconds):
+        while part := await self.part():
             parts.append(part)
             size += len(part)
             if size > _MAX_ANSWER_BYTES:

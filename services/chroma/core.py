@@ -25,8 +25,8 @@ from services.chroma.namespace import DEFAULT_DATABASE, TENANT, Namespace, names
 from services.chroma.ownership import Ownership, canonical
 from services.chroma.refusals import Refusal
 from services.chroma.request_line import Query, read_target
-from services.chroma.routes import Action, Route, find, segments_of
-from services.chroma.store import Store, StoreAnswer, databases_path
+from services.chroma.routes import Action, AnswerKind, Route, find, segments_of
+from services.chroma.store import Rest, Store, StoreAnswer, databases_path
 from services.chroma.tenancy import Tenancy
 
 PATH: Final = "/v1/chroma"
@@ -44,7 +44,10 @@ class ChromaRequest:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """A complete answer as the caller gets it; ``error_code`` says in the usage event why it is not a good one."""
+    """An answer as the caller gets it: ``body`` and then ``rest``, if there is any.
+
+    ``error_code`` says in the usage event why it is not a good one.
+    """
 
     status: int
     body: bytes
@@ -52,6 +55,7 @@ class _Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     error_code: str = ""
     outcome: Outcome = Outcome.COMPLETED
+    rest: Rest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +115,7 @@ class Chroma:
             call.status = answer.status
             account.first_byte()
             reply.begin(Head(answer.status, answer.content_type, answer.headers))
-            body = b"" if request.method == "HEAD" else answer.body
-            last = await all_but_last(body, reply, sent=account.sent)
-            account.sent(len(last))
+            last = await _send(answer, reply, account, has_body=request.method != "HEAD")
             account.settle(answer.outcome, status=answer.status, error_code=answer.error_code)
             return last
 
@@ -178,7 +180,9 @@ class Chroma:
                     namespace, tenant=tenant, database=routed.database, collection_id=slots["collection_id"]
                 )
             path = _path(route.upstream or route.template, {**slots, "tenant": tenant})
-            answer = await self._store.request(route.method, path, query=routed.query, body=body)
+            answer = await self._store.request(
+                route.method, path, query=routed.query, body=body, in_parts=route.answer is AnswerKind.OTHER
+            )
             attempt.status = answer.status
         deletes_database = route.method == "DELETE" and "collection" not in routed.slots
         if routed.database == DEFAULT_DATABASE and (answer.status >= 400 or deletes_database):
@@ -191,6 +195,23 @@ class Chroma:
         if routed.database == DEFAULT_DATABASE:
             return await self._default_databases.ensure(routed.namespace)
         return await self._tenancy.tenant_of(routed.namespace) if "tenant" in routed.slots else ""
+
+
+async def _send(answer: _Answer, reply: Reply, account: Account, *, has_body: bool) -> bytes:
+    """Send an answer's pieces as they come, and return the last."""
+    try:
+        if not has_body:
+            return b""
+        last = await all_but_last(answer.body, reply, sent=account.sent)
+        while answer.rest is not None and (part := await answer.rest.part()):
+            account.sent(len(last))
+            await reply.write(last)
+            last = await all_but_last(part, reply, sent=account.sent)
+        account.sent(len(last))
+        return last
+    finally:
+        if answer.rest is not None:
+            answer.rest.close()
 
 
 @contextmanager
@@ -216,7 +237,7 @@ def _rewritten(answer: StoreAnswer, routed: _RoutedRequest, *, tenant: str, data
     namespace = routed.namespace
     if answer.status < 400:
         body = rewriting.rewritten_answer(answer.body, kind=routed.route.answer, namespace=namespace, tenant=tenant)
-        return _Answer(answer.status, body, answer.content_type, answer.headers)
+        return _Answer(answer.status, body, answer.content_type, answer.headers, rest=answer.rest)
     body = rewriting.rewritten_error(answer.body, status=answer.status, namespace=namespace, database=database)
     return _Answer(answer.status, body, headers=answer.headers, error_code="upstream_refused")
 

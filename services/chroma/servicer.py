@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from common.errors import InvalidRequest, chroma_body
+from common.errors import InvalidRequest, PayloadTooLarge, chroma_body
 from common.identity.principal import Scope
 from common.reply import Collected
 from common.request import current_call
@@ -12,6 +12,7 @@ from common.serving.auth import CREDENTIAL_HEADERS
 from common.serving.http_body import BodyView, HttpReply
 from common.serving.interceptor import Context
 from common.serving.routes import Route
+from common.settings import MAX_BODY_BYTES
 from services.chroma.core import PATH, Chroma, ChromaRequest
 from turnpike.chroma.v1 import (
     chroma_http_pb2,  # noqa: F401 - its descriptor is looked up by name
@@ -47,6 +48,21 @@ class ChromaHttpServicer(chroma_http_pb2_grpc.ChromaHttpServiceServicer):
         return await reply.end(await self._chroma.answer(forwarded, call=call, reply=reply))
 
 
+class _Message(Collected):
+    """A reply that is kept until it is complete, of a size that a message may have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._size = 0
+
+    async def write(self, piece: bytes) -> None:
+        """Keep the piece; raises PayloadTooLarge."""
+        self._size += len(piece)
+        if self._size > MAX_BODY_BYTES:
+            raise PayloadTooLarge("The answer is larger than 32 MiB: ask for fewer records with 'limit'.")
+        await super().write(piece)
+
+
 class ChromaServicer(chroma_pb2_grpc.ChromaServiceServicer):
     """Serves typed messages."""
 
@@ -56,7 +72,7 @@ class ChromaServicer(chroma_pb2_grpc.ChromaServiceServicer):
     async def Forward(self, request: chroma_pb2.ForwardRequest, context: Context) -> chroma_pb2.ForwardResponse:
         """Answer as over HTTP."""
         call = current_call()
-        reply = Collected()
+        reply = _Message()
         forwarded = ChromaRequest(request.method, request.path, request.body)
         last = await self._chroma.answer(forwarded, call=call, reply=reply)
         head = reply.head

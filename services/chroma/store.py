@@ -11,12 +11,12 @@ import msgspec
 from pydantic import SecretStr
 
 from common.errors import Unavailable, UpstreamFailed
-from common.upstream.http import HttpClient
+from common.upstream.http import HttpAnswer, HttpClient
 from services.chroma.request_line import Query, query_string
 
 TENANTS: Final = "/api/v2/tenants"
-MAX_ANSWER_BYTES: Final = 128 * 1024 * 1024
-"""The largest answer of Chroma: it is held in memory until the caller has it."""
+MAX_COMPLETE_BYTES: Final = 32 * 1024 * 1024
+"""How much of an answer is read before the caller gets the status, so that what breaks off until then is a 502."""
 _FORWARDED_HEADERS: Final = ("retry-after", "chroma-trace-id")
 # A key so short cannot be told from ordinary text.
 _MIN_SECRET_CHARACTERS: Final = 6
@@ -26,30 +26,49 @@ _JSON_BEGIN: Final = b'{["-0123456789tfn'
 _MAX_ERROR_BYTES: Final = 64 * 1024
 
 
+class Rest(Protocol):
+    """What is still to come of a large answer."""
+
+    async def part(self) -> bytes:
+        """Return the next part, b"" at the end; raises UpstreamFailed or UpstreamTimeout."""
+
+    def close(self) -> None:
+        """Let go of the connection, also before the end."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoreAnswer:
-    """A complete answer of Chroma; ``headers`` are those that a client may see, names in lower case."""
+    """An answer of Chroma; ``headers`` are those that a client may see, names in lower case.
+
+    ``body`` is complete unless there is a ``rest``, which its owner closes.
+    """
 
     status: int
     body: bytes
     content_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
+    rest: Rest | None = None
 
 
 class Store(Protocol):
     """Where Chroma is asked."""
 
-    async def request(self, method: str, path: str, *, query: Query = (), body: bytes = b"") -> StoreAnswer:
+    async def request(
+        self, method: str, path: str, *, query: Query = (), body: bytes = b"", in_parts: bool = False
+    ) -> StoreAnswer:
         """Send a request once and return the answer; the status is 200, 201 or an error's.
 
-        Raises UpstreamFailed, UpstreamTimeout or Unavailable.
+        ``in_parts`` is for a good answer of any size: what is beyond the first 32 MiB becomes its ``rest``. Raises
+        UpstreamFailed, UpstreamTimeout or Unavailable.
         """
 
 
 class NullStore:
     """Stands where no Chroma is configured."""
 
-    async def request(self, method: str, path: str, *, query: Query = (), body: bytes = b"") -> StoreAnswer:
+    async def request(
+        self, method: str, path: str, *, query: Query = (), body: bytes = b"", in_parts: bool = False
+    ) -> StoreAnswer:
         """Raise Unavailable."""
         raise Unavailable("No Chroma server is configured: set CHROMA_BASE_URL.", code="chroma_not_configured")
 
@@ -68,7 +87,9 @@ class HttpStore:
         self._headers = headers
         self._secret = secret.get_secret_value().encode() if secret else b""
 
-    async def request(self, method: str, path: str, *, query: Query = (), body: bytes = b"") -> StoreAnswer:
+    async def request(
+        self, method: str, path: str, *, query: Query = (), body: bytes = b"", in_parts: bool = False
+    ) -> StoreAnswer:
         """Send a request once and return the answer; raises UpstreamFailed or UpstreamTimeout.
 
         What Chroma never answers is a failure: a redirect, another status below 400 than 200 and 201, a body that is no
@@ -77,26 +98,21 @@ class HttpStore:
         url = f"{self._base_url}{path}" + (f"?{query_string(query)}" if query else "")
         headers = {**self._headers, "content-type": "application/json"} if body else self._headers
         answer = await self._http.request(method, url, body=body, headers=headers)
+        rest = None
         try:
-            _check_size(int(length) if (length := answer.headers.get("content-length", "")).isdecimal() else 0)
-            content = await answer.read()
+            in_parts = in_parts and answer.status < 400
+            content, is_complete = await _read(answer, limit=MAX_COMPLETE_BYTES)
+            if not is_complete and not in_parts:
+                raise UpstreamFailed("Chroma's answer is too large.", code="upstream_answer_too_large")
+            if answer.status < 400:
+                _check(answer.status, content)
+            rest = None if is_complete else answer
         finally:
-            answer.close()
-        _check_size(len(content))
-        if answer.status < 400:
-            _check(answer.status, content)
-        elif len(self._secret) >= _MIN_SECRET_CHARACTERS:
+            if rest is None:
+                answer.close()
+        if answer.status >= 400 and len(self._secret) >= _MIN_SECRET_CHARACTERS:
             content = content.replace(self._secret, b"***")
-        return StoreAnswer(
-            answer.status,
-            content,
-            answer.content_type,
-            {
-                name: answer.headers[name]
-                for name in _FORWARDED_HEADERS
-                if name in answer.headers and answer.headers[name].isascii() and answer.headers[name].isprintable()
-            },
-        )
+        return StoreAnswer(answer.status, content, answer.content_type, _forwarded(answer.headers), rest)
 
 
 def tenant_path(tenant: str) -> str:
@@ -114,12 +130,25 @@ def database_path(tenant: str, stored: str) -> str:
     return f"{databases_path(tenant)}/{quote(stored, safe='')}"
 
 
-def _check_size(size: int) -> None:
-    if size > MAX_ANSWER_BYTES:
-        raise UpstreamFailed(
-            f"Chroma's answer is larger than {MAX_ANSWER_BYTES >> 20} MiB: ask for fewer records with 'limit'.",
-            code="upstream_answer_too_large",
-        )
+async def _read(answer: HttpAnswer, *, limit: int) -> tuple[bytes, bool]:
+    """Return the body, or what has come of it when it is longer than ``limit`` bytes, and whether it is complete."""
+    parts: list[bytes] = []
+    size = 0
+    while size <= limit:
+        part = await answer.part()
+        if not part:
+            return b"".join(parts), True
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts), False
+
+
+def _forwarded(headers: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: headers[name]
+        for name in _FORWARDED_HEADERS
+        if name in headers and headers[name].isascii() and headers[name].isprintable()
+    }
 
 
 def _check(status: int, body: bytes) -> None:

@@ -61,7 +61,9 @@ class FakeStore:
     requests: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
 
-    async def request(self, method: str, path: str, *, query: Query = (), body: bytes = b"") -> StoreAnswer:
+    async def request(
+        self, method: str, path: str, *, query: Query = (), body: bytes = b"", in_parts: bool = False
+    ) -> StoreAnswer:
         """Answer."""
         target = f"{path}?{query_string(query)}" if query else path
         self.requests.append(f"{method} {target}")

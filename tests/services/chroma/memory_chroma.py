@@ -84,7 +84,9 @@ class MemoryChroma:
     def _new_id(self) -> str:
         return str(uuid.UUID(int=next(self._numbers)) if self._numbers else uuid.uuid4())
 
-    async def request(self, method: str, path: str, *, query: Query = (), body: bytes = b"") -> StoreAnswer:
+    async def request(
+        self, method: str, path: str, *, query: Query = (), body: bytes = b"", in_parts: bool = False
+    ) -> StoreAnswer:
         """Answer, after others had their turn."""
         self.requests.append(f"{method} {path}")
         await asyncio.sleep(0)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn
 
 import grpc
 import pytest
@@ -17,8 +18,8 @@ from common.metering.record import Outcome, UsageSource
 from common.settings import MAX_BODY_BYTES
 from common.upstream.http import Timers
 from services.chroma.namespace import namespace_of
-from services.chroma.store import MAX_ANSWER_BYTES, NullStore, StoreAnswer
-from tests.services.chroma.fake_chroma import FakeStore, fake_server, web_answer
+from services.chroma.store import MAX_COMPLETE_BYTES, NullStore, StoreAnswer
+from tests.services.chroma.fake_chroma import FakeStore, Handler, fake_server, web_answer
 from tests.services.chroma.memory_chroma import MemoryChroma
 from tests.services.chroma.support import (
     DATABASES,
@@ -34,6 +35,7 @@ ALICE = namespace_of("alice", separator=SEPARATOR)
 ID = "926ecac4-b0f7-4156-a556-4bb81396a01d"
 OWN = f"/api/v2/tenants/{ALICE.tenant}"
 COLLECTION = json.dumps({"id": ID, "name": "x", "database": ALICE.stored_name("mine"), "tenant": ALICE.tenant}).encode()
+MEBIBYTE = b" " * (1 << 20)
 BEARER = {"authorization": f"Bearer {credential_of('alice')}"}
 
 
@@ -186,18 +188,84 @@ async def test_an_answer_that_need_not_be_rewritten_keeps_every_byte(body: bytes
     assert [(event.status, event.bytes_out) for event in service.outbox.events] == [(200, len(body))] * 2
 
 
-async def test_an_answer_that_is_too_large_is_refused_before_it_is_read() -> None:
-    async def large(request: web.BaseRequest) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"content-length": str(MAX_ANSWER_BYTES + 1)})
+def _endless(*, until: int, then: Callable[[web.BaseRequest], Awaitable[None]]) -> Handler:
+    """Return a handler that sends ``until`` bytes of an answer, and then something happens."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        if request.raw_path == OWN:
+            return await _ok(request)
+        response = web.StreamResponse(headers={"content-type": "application/json"})
         await response.prepare(request)
         await response.write(b"[")
-        await asyncio.Event().wait()
-        raise AssertionError
+        for _ in range(until // len(MEBIBYTE)):
+            await response.write(MEBIBYTE)
+        await then(request)
+        await response.write(b"]")
+        return response
 
-    async with fake_server(large) as (url, _), service_before(url) as service:
-        answer = await service.ask("alice", "GET", "/api/v2/version")
+    return answer
+
+
+async def _go_on(request: web.BaseRequest) -> None:
+    """Let the answer end well."""
+
+
+async def _close(request: web.BaseRequest) -> None:
+    assert request.transport is not None
+    request.transport.abort()
+
+
+async def test_a_list_that_is_too_large_is_refused() -> None:
+    then = _endless(until=MAX_COMPLETE_BYTES, then=_go_on)
+    async with fake_server(then) as (url, _), service_before(url) as service:
+        answer = await service.ask("alice", "GET", f"{DATABASES}/mine/collections")
     assert (answer.status, answer.content["error"]) == (502, "InternalError")
-    assert "limit" in answer.content["message"]
+    assert [event.error_code for event in service.outbox.events] == ["upstream_answer_too_large"]
+
+
+async def test_a_large_answer_leaves_while_it_comes() -> None:
+    goes_on = asyncio.Event()
+
+    async def wait(request: web.BaseRequest) -> None:
+        await goes_on.wait()
+
+    async with fake_server(_endless(until=40 << 20, then=wait)) as (url, _), service_before(url) as service:
+        line = {"x-envoy-original-path": "/v1/chroma/api/v2/version", "x-envoy-original-method": "GET"}
+        call = service.http.Forward(HttpBody(), metadata=tuple({**line, **BEARER}.items()))
+        pieces: list[Any] = [await asyncio.wait_for(call.read(), 10)]
+        goes_on.set()
+        while (piece := await call.read()) is not grpc.aio.EOF:
+            pieces.append(piece)
+    body = b"".join([piece.data for piece in pieces])
+    assert body == b"[" + MEBIBYTE * 40 + b"]"
+    assert [(event.outcome, event.bytes_out) for event in service.outbox.events] == [(Outcome.COMPLETED, len(body))]
+
+
+async def test_a_large_answer_that_breaks_off_is_no_success() -> None:
+    async with fake_server(_endless(until=40 << 20, then=_close)) as (url, _), service_before(url) as service:
+        line = {"x-envoy-original-path": "/v1/chroma/api/v2/version", "x-envoy-original-method": "GET"}
+        call = service.http.Forward(HttpBody(), metadata=tuple({**line, **BEARER}.items()))
+        with pytest.raises(grpc.aio.AioRpcError):
+            async for _ in call:
+                pass
+    assert [event.outcome for event in service.outbox.events] == [Outcome.UPSTREAM_CUT]
+
+
+async def test_a_message_holds_32_mebibytes_at_most() -> None:
+    async with (
+        fake_server(_endless(until=MAX_BODY_BYTES + (1 << 20), then=_go_on)) as (url, _),
+        service_before(url) as service,
+    ):
+        with pytest.raises(grpc.aio.AioRpcError, match="limit") as error:
+            await service.ask("alice", "GET", "/api/v2/version", over="grpc")
+    assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert [event.status for event in service.outbox.events] == [413]
+
+
+async def test_head_lets_go_of_a_large_answer() -> None:
+    async with fake_server(_endless(until=40 << 20, then=_hang)) as (url, _), service_before(url) as service:
+        answer = await service.ask("alice", "HEAD", "/api/v2/version")
+    assert (answer.status, answer.body) == (200, b"")
 
 
 @pytest.mark.parametrize("answers_before", [0, 1])
@@ -329,7 +397,7 @@ async def test_a_client_that_leaves_within_the_answer_is_accounted_for() -> None
     assert 0 < event.bytes_out < len(large)
 
 
-async def _hang(request: web.BaseRequest) -> web.StreamResponse:
+async def _hang(request: web.BaseRequest) -> NoReturn:
     await asyncio.Event().wait()
     raise AssertionError
 
