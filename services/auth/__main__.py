@@ -41,9 +41,11 @@ async def auth(settings: AuthSettings, process: Process) -> AsyncIterator[Servic
         engine = open_engine(settings.database)
         stack.push_async_callback(engine.dispose)
         store = SqlTokenStore(engine, now=_now)
-        revocations = Revocations(store, overlap_seconds=settings.cache_seconds + _LATE_SECONDS)
+        revocations = Revocations(store, overlap_seconds=settings.cache_seconds + _LATE_SECONDS, health=process.health)
         process.telemetry.observe("revocation.watchers", lambda: revocations.watchers, unit="{watcher}")
-        last_use = await stack.enter_async_context(LastUse(store, flush_seconds=settings.flush_seconds))
+        last_use = await stack.enter_async_context(
+            LastUse(store, flush_seconds=settings.flush_seconds, health=process.health)
+        )
         keys = None
         if settings.jwt_jwks_url is not None:
             keys = JwksKeys(str(settings.jwt_jwks_url))

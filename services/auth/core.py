@@ -7,7 +7,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 from common.errors import InvalidRequest, NotFound, Unauthenticated
@@ -166,8 +166,10 @@ class ApiTokens:
         now = self._now()
         _check_name(name)
         granted = _granted(scopes)
-        if expires_at is not None and expires_at <= now:
-            raise InvalidRequest("expires_at must be in the future.", param="expires_at")
+        if expires_at is not None:
+            expires_at = _in_utc(expires_at)
+            if expires_at <= now:
+                raise InvalidRequest("expires_at must be in the future.", param="expires_at")
         secret = new_token(self._randbelow)
         token = StoredToken(
             id=new_token_id(self._randbelow),
@@ -198,7 +200,18 @@ class ApiTokens:
         return True
 
 
+def _in_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise InvalidRequest("expires_at must be before the year 10000 in UTC.", param="expires_at") from None
+
+
 def _check_name(name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest("name must be Unicode text without lone surrogates.", param="name") from None
     if len(name) > NAME_LENGTH:
         raise InvalidRequest(f"name must have at most {NAME_LENGTH} characters.", param="name")
     if any(character < " " or character == "\x7f" for character in name):
@@ -215,7 +228,7 @@ def _granted(scopes: Sequence[str]) -> tuple[str, ...]:
 
 
 def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def _refused(why: str) -> Unauthenticated:

@@ -79,7 +79,9 @@ def away_when_it_fails() -> Iterator[None]:
         yield
     except (sa.exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
         # The engine hides parameters, so that no hash and no name is in this line.
-        _log.error("the database failed", error=f"{type(error).__name__}: {error}")
+        # PostgreSQL's first line says what is wrong, the others quote rows.
+        what = str(error).partition("\n")[0]
+        _log.error("the database failed", error=f"{type(error).__name__}: {what}")
         raise away() from None
 
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from datetime import datetime
 from typing import Final
 
-import structlog
-
+from common.background import BackgroundLoop, Health
 from common.errors import Unavailable
 from services.auth.store import TokenStore
-
-_log = structlog.get_logger(__name__)
 
 _TOKENS_AT_MOST: Final = 50_000
 _REVOCATIONS_KEPT_SECONDS: Final = 3600.0
@@ -22,26 +18,22 @@ class LastUse:
     """Collects uses in memory and writes them together.
 
     An async context manager: while it is open it writes every ``flush_seconds``, and once more at its end. A use beyond
-    50,000 different tokens between two writes is not noted.
+    50,000 different tokens between two writes is not noted. ``health`` shows writes that keep failing.
     """
 
-    def __init__(self, store: TokenStore, *, flush_seconds: float = 30.0) -> None:
+    def __init__(self, store: TokenStore, *, flush_seconds: float = 30.0, health: Health | None = None) -> None:
         self._store = store
-        self._flush_seconds = flush_seconds
         self._uses: dict[str, datetime] = {}
-        self._flushing: asyncio.Task[None] | None = None
+        self._loop = BackgroundLoop("last use of tokens", self._write, interval_seconds=flush_seconds, health=health)
 
     async def __aenter__(self) -> LastUse:
         """Start to write now and then."""
-        self._flushing = asyncio.create_task(self._flush_again_and_again())
+        await self._loop.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Write what is left; it is lost when the store is away."""
-        if self._flushing is not None:
-            self._flushing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._flushing
+        await self._loop.__aexit__()
         with contextlib.suppress(Unavailable):
             await self.flush()
 
@@ -64,9 +56,8 @@ class LastUse:
             self._uses = uses
             raise
 
-    async def _flush_again_and_again(self) -> None:
-        while True:
-            await asyncio.sleep(self._flush_seconds)
-            with contextlib.suppress(Unavailable):
-                await self.flush()
-                await self._store.forget_revocations(seconds=_REVOCATIONS_KEPT_SECONDS)
+    async def _write(self) -> None:
+        # A store that is away says so in the log, and this process serves on without it what needs no token.
+        with contextlib.suppress(Unavailable):
+            await self.flush()
+            await self._store.forget_revocations(seconds=_REVOCATIONS_KEPT_SECONDS)

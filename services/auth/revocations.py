@@ -7,12 +7,9 @@ from collections import deque
 from collections.abc import AsyncGenerator, Iterable
 from typing import Final
 
-import structlog
-
+from common.background import BackgroundLoop, Health
 from common.errors import Unavailable
 from services.auth.store import TokenStore
-
-_log = structlog.get_logger(__name__)
 
 _WAITING_AT_MOST: Final = 1000
 _ANNOUNCED_SECONDS: Final = 1.0
@@ -47,17 +44,26 @@ class Revocations:
     Where the store is shared, it is asked what others revoked, while somebody watches: when it announces that there is
     something, and every ``poll_seconds`` when its announcements do not arrive. Each time it is asked about the last
     ``overlap_seconds``: a revocation whose transaction ended late is found a little later and not missed. The overlap
-    must be longer than services remember a principal.
+    must be longer than services remember a principal. ``health`` shows polls that keep failing.
     """
 
-    def __init__(self, store: TokenStore, *, poll_seconds: float = 0.025, overlap_seconds: float = 60.0) -> None:
+    def __init__(
+        self,
+        store: TokenStore,
+        *,
+        poll_seconds: float = 0.025,
+        overlap_seconds: float = 60.0,
+        health: Health | None = None,
+    ) -> None:
         self._store = store
+        self._health = health
         self._poll_seconds = poll_seconds
         self._overlap_seconds = overlap_seconds
         self._watchers: set[_Watcher] = set()
         # What the last poll returned: an id that has left the overlap never comes back, so more need not be known.
         self._seen: frozenset[str] = frozenset()
-        self._polling: asyncio.Task[None] | None = None
+        self._polling: BackgroundLoop | None = None
+        self._failures = 0
         self._closed = False
 
     @property
@@ -77,7 +83,7 @@ class Revocations:
         Whatever is revoked after the first batch was yielded is in a later one. Ends after ``close``.
         """
         watcher = _Watcher()
-        self._enter(watcher)
+        await self._enter(watcher)
         try:
             yield ()
             while True:
@@ -108,39 +114,40 @@ class Revocations:
         if new:
             self.publish(sorted(new))
 
-    def _enter(self, watcher: _Watcher) -> None:
+    async def _enter(self, watcher: _Watcher) -> None:
         if self._closed:
             raise Unavailable("The auth service is stopping.", code="stopping")
         self._watchers.add(watcher)
         if self._store.shared and self._polling is None:
-            self._polling = asyncio.create_task(self._poll_again_and_again())
-            self._polling.add_done_callback(self._poll_ended)
+            self._polling = BackgroundLoop(
+                "poll of revocations", self._poll_until_lost, interval_seconds=0, health=self._health
+            )
+            self._polling.failures = self._failures
+            await self._polling.__aenter__()
 
     async def _leave(self, watcher: _Watcher) -> None:
         self._watchers.discard(watcher)
         if not self._watchers and self._polling is not None:
             polling, self._polling = self._polling, None
-            polling.cancel()
-            # So that the connection is back when whoever watched goes on.
-            await asyncio.wait([polling])
+            # The next watch begins where this one ended, so that a poll that always fails is seen to do so.
+            self._failures = polling.failures
+            # Waited for, so that the connection is back when whoever watched goes on.
+            await polling.__aexit__()
 
-    async def _poll_again_and_again(self) -> None:
-        while True:
-            try:
-                async with self._store.announcements() as announcements:
-                    pause = _ANNOUNCED_SECONDS if announcements.works else self._poll_seconds
-                    while not announcements.lost:
-                        await self.poll()
-                        await announcements.wait(seconds=pause)
-            except Unavailable:
-                # While the database is away nobody can revoke, and services forget what they know within seconds.
-                await asyncio.sleep(self._poll_seconds * _PAUSE_AFTER_FAILURE)
-
-    def _poll_ended(self, polling: asyncio.Task[None]) -> None:
-        if polling.cancelled():
-            return
-        # A mistake of ours. Who watches starts again, forgets what it knew, and the next watch polls again.
-        _log.error("asking for revocations failed", exc_info=polling.exception())
-        self._polling = None
-        for watcher in self._watchers:
-            watcher.break_off()
+    async def _poll_until_lost(self) -> None:
+        try:
+            async with self._store.announcements() as announcements:
+                pause = _ANNOUNCED_SECONDS if announcements.works else self._poll_seconds
+                while not announcements.lost:
+                    await self.poll()
+                    if self._polling is not None:
+                        self._polling.succeeded()
+                    await announcements.wait(seconds=pause)
+        except Unavailable:
+            # While the database is away nobody can revoke, and services forget what they know within seconds.
+            await asyncio.sleep(self._poll_seconds * _PAUSE_AFTER_FAILURE)
+        except Exception:
+            # A mistake of ours. Who watches starts again and forgets what it knew.
+            for watcher in self._watchers:
+                watcher.break_off()
+            raise

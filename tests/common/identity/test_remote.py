@@ -109,6 +109,19 @@ async def _until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
+async def test_a_watch_that_fails_in_an_unexpected_way_is_logged_and_started_again() -> None:
+    # gRPC cannot encode such a key, and does not say so with the error of a call.
+    remote = RemoteAuthenticator("127.0.0.1:9", service_key=SecretStr("\udce9"))
+    with capture_logs() as logs:
+        async with remote:
+            await _until(lambda: len(logs) == 2)
+            assert not remote.watching.is_set()
+    assert [(line["event"], line["failures"]) for line in logs] == [
+        ("a background loop failed", 1),
+        ("a background loop failed", 2),
+    ]
+
+
 async def test_an_answer_is_remembered_for_its_seconds(setup: _Setup) -> None:
     remote = await setup.start()
     await remote.watching.wait()

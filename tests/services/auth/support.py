@@ -101,6 +101,7 @@ class RunningAuth:
     last_use: LastUse
     address: str = ""
     metadata: tuple[tuple[str, str], ...] = (("x-turnpike-service-key", SERVICE_KEY.get_secret_value()),)
+    channel: grpc.aio.Channel = field(init=False, repr=False)
     stub: auth_pb2_grpc.AuthServiceStub = field(init=False, repr=False)
     token_stub: api_token_pb2_grpc.ApiTokenServiceStub = field(init=False, repr=False)
 
@@ -152,6 +153,7 @@ async def running_auth(
         stack.push_async_callback(auth.server.stop, grace_seconds=1)
         auth.address = f"127.0.0.1:{port}"
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(auth.address))
+        auth.channel = channel
         auth.stub = auth_pb2_grpc.AuthServiceStub(channel)
         auth.token_stub = api_token_pb2_grpc.ApiTokenServiceStub(channel)
         yield auth

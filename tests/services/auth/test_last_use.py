@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Mapping
+from datetime import datetime
 
+import pytest
+from structlog.testing import capture_logs
+
+from common.background import Health
 from common.errors import Unavailable
 from services.auth.last_use import LastUse
 from services.auth.store import FakeTokenStore
@@ -61,6 +66,25 @@ async def test_a_store_that_is_away_at_the_end_does_not_matter(fake_store: FakeT
     async with LastUse(fake_store, flush_seconds=3600) as last_use:
         last_use.note("a", clock.now())
         fake_store.away = True
+
+
+async def test_a_mistake_does_not_end_the_writes_and_shows_in_the_health_of_the_process(clock: Clock) -> None:
+    class Mistaken(FakeTokenStore):
+        mistaken = True
+
+        async def record_uses(self, uses: Mapping[str, datetime]) -> None:
+            if self.mistaken:
+                raise ZeroDivisionError
+            await super().record_uses(uses)
+
+    store, health = Mistaken(now=clock.now), Health()
+    with capture_logs() as logs:
+        async with LastUse(store, flush_seconds=0.001, health=health) as last_use:
+            last_use.note("a", clock.now())
+            await until(lambda: bool(health.failing))
+            store.mistaken = False
+            await until(lambda: store.written == [{"a": clock.now()}] and not health.failing)
+    assert {entry["event"] for entry in logs} == {"a background loop failed", "a background loop works again"}
 
 
 async def test_memory_is_bounded(fake_store: FakeTokenStore, clock: Clock) -> None:

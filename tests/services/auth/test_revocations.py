@@ -10,6 +10,7 @@ from sqlalchemy import insert
 from sqlalchemy.engine import URL
 from structlog.testing import capture_logs
 
+from common.background import Health
 from common.errors import Unavailable
 from services.auth.database import migrate, open_engine
 from services.auth.revocations import Revocations
@@ -113,6 +114,31 @@ async def test_a_mistake_ends_the_watches_and_the_next_one_polls_again(clock: Cl
     store.revoked["a"] = clock.now()
     watch = revocations.watch()
     assert [await anext(watch), await anext(watch)] == [(), ("a",)]
+    await watch.aclose()
+
+
+async def test_polls_that_keep_failing_show_in_the_health_of_the_process_until_one_works(clock: Clock) -> None:
+    class Mistaken(FakeTokenStore):
+        mistaken = True
+
+        async def recent_revocations(self, *, seconds: float) -> Sequence[str]:
+            if self.mistaken:
+                raise ZeroDivisionError
+            return await super().recent_revocations(seconds=seconds)
+
+    store, health = Mistaken(now=clock.now, shared=True), Health()
+    revocations = Revocations(store, poll_seconds=0, health=health)
+    for _ in range(5):
+        assert not health.failing
+        watch = revocations.watch()
+        await anext(watch)
+        with capture_logs(), pytest.raises(Unavailable):
+            await anext(watch)
+    assert health.failing == {"poll of revocations"}
+    store.mistaken = False
+    watch = revocations.watch()
+    await anext(watch)
+    await until(lambda: not health.failing)
     await watch.aclose()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.api.httpbody_pb2 import HttpBody
 from google.protobuf.timestamp_pb2 import Timestamp
 from structlog.testing import capture_logs
 
@@ -125,6 +126,60 @@ async def test_wrong_input_names_its_field(clock: Clock, fields: dict[str, Any],
     async with running_auth(FakeTokenStore(now=clock.now), clock) as auth:
         trailers = await _fails(_create(auth, **fields), grpc.StatusCode.INVALID_ARGUMENT)
         assert f'"param":"{param}"' in trailers["x-error-body"]
+
+
+_NOT_UTF_8 = b"\xff"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"expires_at": "9999-12-31T23:59:59-14:00"}',
+        b'{"expires_at": "9999-12-31T23:59:59.999999-00:01"}',
+        b'{"expires_at": "0001-01-01T00:00:00+14:00"}',
+        b'{"expires_at": "10000-01-01T00:00:00Z"}',
+        b'{"expires_at": 99999999999999999999}',
+        b'{"name": "\\ud800"}',
+        b'{"name": "' + _NOT_UTF_8 + b'"}',
+        _NOT_UTF_8,
+        b'{"scopes": ["' + _NOT_UTF_8 + b'"]}',
+        b'{"scopes": ["\\ud800"]}',
+        b'{"name": 1e999}',
+        b"[" * 100_000,
+    ],
+)
+async def test_a_body_with_bad_values_is_the_callers_mistake(auth: RunningAuth, body: bytes) -> None:
+    create = auth.channel.unary_unary(
+        "/turnpike.auth.v1.ApiTokenHttpService/CreateApiToken", HttpBody.SerializeToString, HttpBody.FromString
+    )
+    trailers = await _fails(create(HttpBody(data=body), metadata=auth.jwt("alice")), grpc.StatusCode.INVALID_ARGUMENT)
+    assert trailers["x-http-status"] == "400"
+
+
+async def test_the_last_second_of_the_year_9999_is_a_time(auth: RunningAuth) -> None:
+    last = Timestamp()
+    last.FromJsonString("9999-12-31T23:59:59Z")
+    created = await _create(auth, expires_at=last)
+    assert created.expires_at == last
+    assert [token.expires_at for token in await _list(auth)] == [last]
+    assert (await _authenticate(auth, created.token)).principal.user_id == "alice"
+
+
+@pytest.mark.parametrize(
+    ("rpc", "message"),
+    [
+        ("ApiTokenService/DeleteApiToken", b"\x0a\x01" + _NOT_UTF_8),
+        ("ApiTokenService/CreateApiToken", b"\x0a\x01" + _NOT_UTF_8),
+        ("ApiTokenService/ListApiTokens", _NOT_UTF_8),
+        ("ApiTokenHttpService/CreateApiToken", _NOT_UTF_8),
+    ],
+)
+async def test_a_message_that_cannot_be_read_is_the_callers_mistake(
+    auth: RunningAuth, rpc: str, message: bytes
+) -> None:
+    call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = auth.channel.unary_unary(f"/turnpike.auth.v1.{rpc}")
+    trailers = await _fails(call(message, metadata=auth.jwt("alice")), grpc.StatusCode.INVALID_ARGUMENT)
+    assert (trailers["x-http-status"], '"code":"invalid_message"' in trailers["x-error-body"]) == ("400", True)
 
 
 async def test_only_a_platform_jwt_manages_tokens(auth: RunningAuth) -> None:
