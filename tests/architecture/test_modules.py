@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -15,6 +17,12 @@ from tests.architecture.source import REPOSITORY, Module, modules, services
 
 _TRANSPORT: Final = ("grpc", "google.protobuf", "google.rpc", "google.api", "fastapi", "turnpike")
 """What a core must not know: gRPC, protobuf, FastAPI, and the generated code."""
+_KNOWING_TRANSPORT: Final = (
+    *("common/serving/", "common/identity/remote.py"),
+    *("common/metering/event_proto.py", "common/metering/outbox.py", "common/metering/shipper.py"),
+    "common/metering/rejected.py",
+)
+"""What of common knows it: a room, and the modules that speak with other services or keep their messages."""
 _LAYERS: Final[Mapping[str, int]] = MappingProxyType({"store": 0, "core": 1, "servicer": 2, "app": 2, "__main__": 3})
 _WEB: Final = ("sandbox", "portal")
 """Services that speak HTTP themselves: an app.py in the place of a servicer.py."""
@@ -72,30 +80,73 @@ def test_within_a_service_imports_go_down_only(module: Module) -> None:
     assert upwards == []
 
 
-def _reached(module: Module) -> Iterator[Module]:
-    """Yield the module and all of its own service that it imports, near and far."""
-    waiting, seen = [module], set[str]()
-    everything = {each.name: each for each in modules(str(Path(*module.path.parts[:2])))}
-    while waiting:
-        current = waiting.pop()
-        if current.name in seen:
-            continue
-        seen.add(current.name)
-        yield current
-        names = set(current.imports) | {name.rpartition(".")[0] for name in current.imports}
-        waiting += [everything[name] for name in names if name in everything]
+_IMPORT_EACH: Final = """
+import importlib, sys
+transport = sys.argv[1].split(",")
+known = set()
+for name in sys.argv[2:]:
+    importlib.import_module(name)
+    found = {each for each in sys.modules for package in transport if each == package or each.startswith(package + ".")}
+    if found - known:
+        print(name, "imports", min(found - known))
+    known |= found
+"""
 
 
-@pytest.mark.parametrize("service", services())
-def test_a_core_knows_nothing_of_its_transport(service: str) -> None:
-    core = Module(Path("services", service, "core.py"))
-    known = {
-        f"{module}: {name}"
-        for module in _reached(core)
-        for name in module.imports
-        if any(_is_within(name, package) for package in _TRANSPORT)
-    }
-    assert known == set()
+def _transport_of(names: Iterable[str]) -> list[str]:
+    """Import the modules one after the other in a fresh interpreter; return which of them bring the transport in."""
+    run = subprocess.run(
+        [sys.executable, "-c", _IMPORT_EACH, ",".join(_TRANSPORT), *names],
+        cwd=REPOSITORY,
+        env={"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'gen'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.splitlines()
+
+
+def _is_free_of_transport(module: Module) -> bool:
+    return not str(module).startswith(_KNOWING_TRANSPORT)
+
+
+def test_what_should_not_know_its_transport_does_not_even_load_it() -> None:
+    cores = [f"services.{service}.core" for service in services()]
+    shared = [module.name for module in modules("common") if _is_free_of_transport(module)]
+    assert len(shared) > 20
+    assert _transport_of([*cores, *shared]) == []
+
+
+def test_a_module_that_loads_its_transport_through_another_is_found() -> None:
+    assert _transport_of(["common.errors", "common.metering.rejected"]) != []
+
+
+def _compared_texts(tree: ast.Module) -> Iterator[str]:
+    """Yield each comparison, membership test and pattern that has a text in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare | ast.MatchValue | ast.MatchMapping):
+            constants = (each.value for each in ast.walk(node) if isinstance(each, ast.Constant))
+            if any(isinstance(value, str | bytes) and value for value in constants):
+                yield ast.unparse(node)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "startswith":
+            yield ast.unparse(node)
+
+
+def test_the_relay_asks_nobody_for_a_name() -> None:
+    # Dialects, providers and operations bring what is special about them; the relay treats all alike.
+    relay = Module(Path("common/relay.py"))
+    assert list(_compared_texts(relay.tree)) == []
+    rooms = ("common.dialects", "common.providers")
+    named = {name.split(".")[2] for name in relay.imports for room in rooms if _is_within(name, room)}
+    assert named <= {"dialect", "provider", "upstream_errors"}, "the relay knows one of them by its module"
+
+
+def test_a_comparison_with_a_name_is_found() -> None:
+    for text in ("if name == 'openai': pass", "x = name in ('a', 'b')", "match name:\n case 'a': pass"):
+        assert list(_compared_texts(ast.parse(text))) != []
+    assert list(_compared_texts(ast.parse("if status >= 400 and body == b'' and left is None: pass"))) == []
 
 
 @pytest.mark.parametrize("service", services())
