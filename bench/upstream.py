@@ -15,6 +15,7 @@ from typing import Final, cast
 import uvloop
 
 from bench.messages import ANSWER, DONE, EVENT, USAGE_EVENT
+from deploy.local.config import HOST
 
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _STREAM: Final = re.compile(rb'"bench_events":(\d+),"bench_rate":(\d+)')
@@ -175,11 +176,15 @@ class _Upstream(asyncio.Protocol):
         self._streams.add(_Stream(transport, left=int(wanted[1])), rate=int(wanted[2]))
 
 
+async def listening(port: int) -> asyncio.Server:
+    """Return a provider that listens on the port."""
+    streams = _Streams()
+    return await asyncio.get_running_loop().create_server(lambda: _Upstream(streams), HOST, port, backlog=1024)
+
+
 async def serve(port: int) -> None:
     """Serve on the port until the process is ended."""
-    streams = _Streams()
-    server = await asyncio.get_running_loop().create_server(lambda: _Upstream(streams), "127.0.0.1", port, backlog=1024)
-    async with server:
+    async with await listening(port) as server:
         await server.serve_forever()
 
 
