@@ -18,6 +18,7 @@ from bench.stack import GATEWAY_PORTS, NO_CHROMA, Stack, start_gateway
 from tests.ports import reserved_ports
 
 _UNIT: Final = 10_000
+_PLAIN: Final = "plain Envoy alone"
 _STARTER: Final = "the starter, which keeps the logs"
 _SAMPLES: Final = 30
 # The shipper looks once a second, and the usage service needs a moment to store what it got.
@@ -31,14 +32,19 @@ _NO_LIMIT: Final = ("usage", "envoy", "starter")
 """Processes of a stack that are no Python service with a limit of its own."""
 
 
-async def _cpu(_stack: Stack, gateway: Gateway, plan: Plan) -> Sample:
+async def _cpu(stack: Stack, gateway: Gateway, plan: Plan) -> Sample:
+    load = {"connections": 32, "total": plan.cost_requests}
+    plain = {_PLAIN: stack.children.pid(stack.plain.name)}
+    before = cpu_seconds(plain)
+    await stack.plain.load(**load)
+    floor = used(before, cpu_seconds(plain), per=plan.cost_requests / _UNIT)
     pids = {**gateway.pids(), _STARTER: gateway.processes()["starter"]}
     await asyncio.sleep(_SETTLE_SECONDS)
     before = cpu_seconds(pids)
-    await gateway.load(connections=32, total=plan.cost_requests)
+    await gateway.load(**load)
     await asyncio.sleep(_SETTLE_SECONDS)
     costs = used(before, cpu_seconds(pids), per=plan.cost_requests / _UNIT)
-    return {**costs, "all four": sum(costs[name] for name in SERVICES)}
+    return {**costs, **floor, "all four": sum(costs[name] for name in SERVICES)}
 
 
 cpu: Final = Comparison(
@@ -47,7 +53,7 @@ cpu: Final = Comparison(
         Metric(
             "all four",
             f"CPU seconds of the gateway for {_UNIT:,} requests at 32 connections",
-            raw=(*SERVICES, _STARTER),
+            raw=(*SERVICES, _STARTER, _PLAIN),
         ),
     ),
 )
