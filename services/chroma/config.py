@@ -34,7 +34,7 @@ class ChromaSettings(TimerFields, ConnectionSettings, MeteredSettings):
     namespace_separator: str = Field("__", validation_alias="CHROMA_NAMESPACE_SEPARATOR")
     """What stands between a user's hash and a database's name on the Chroma server; another one hides all databases."""
     tenant_per_user: bool = Field(default=True, validation_alias="TURNPIKE_CHROMA_TENANT_PER_USER")
-    """Whether each user's databases lie in a Chroma tenant of their own; false keeps all in default_tenant."""
+    """1: each user's databases lie in a Chroma tenant of their own; 0: all users' lie in default_tenant."""
     connect_timeout_seconds: float = Field(5.0, gt=0, validation_alias="TURNPIKE_CHROMA_CONNECT_TIMEOUT_SECONDS")
     """How long a connection to the Chroma server may take."""
     first_byte_timeout_seconds: float = Field(

@@ -75,7 +75,7 @@ class Tenancy:
         # 409: another request of the user was faster.
         if answer.status not in (200, 201, 409):
             raise UpstreamFailed(
-                "Chroma did not make a tenant; with TURNPIKE_CHROMA_TENANT_PER_USER=false it need not.",
+                "Chroma did not make a tenant; with TURNPIKE_CHROMA_TENANT_PER_USER=0 it need not.",
                 code="upstream_refused",
             )
         return namespace.tenant

@@ -142,11 +142,18 @@ def _texts(metadata: Any) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def running_service(store: Store, *, separator: str = SEPARATOR) -> AsyncIterator[Service]:
+async def running_service(
+    store: Store, *, separator: str = SEPARATOR, tenant_per_user: bool = True
+) -> AsyncIterator[Service]:
     """Run the service in front of a store, as __main__ wires it."""
     outbox = FakeOutbox()
     telemetry = Telemetry("chroma")
-    chroma = Chroma(store, meter=Meter(outbox, service="chroma", telemetry=telemetry), separator=separator)
+    chroma = Chroma(
+        store,
+        meter=Meter(outbox, service="chroma", telemetry=telemetry),
+        separator=separator,
+        tenant_per_user=tenant_per_user,
+    )
     parts = service_of(chroma, authenticator=AuthenticatorOfUsers())
     settings = ServiceSettings(service_key=_SERVICE_KEY, log_level="warning")
     server = server_of(parts, settings=settings, process=Process(telemetry, Health()))

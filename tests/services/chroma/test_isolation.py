@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -231,6 +232,7 @@ async def test_over_the_edge(service: Service, victim: Victim, user: UserId, tmp
             answer = await client.post(f"{url}{DATABASES}/fine/collections", content=b"x" * (33 * 1024 * 1024))
             assert (answer.status_code, answer.json()["error"]) == (413, "ChromaError")
             await _check_large_answers(client, url)
+            await _check_largest_batch(client, url)
     await victim.check()
 
 
@@ -250,3 +252,15 @@ async def _check_large_answers(client: httpx.AsyncClient, url: str) -> None:
     assert (await client.post(f"{path}/add", json=records)).status_code == 201
     answer = await client.post(f"{path}/get", json={})
     assert sorted(answer.json()["documents"]) == sorted(documents)
+
+
+async def _check_largest_batch(client: httpx.AsyncClient, url: str) -> None:
+    """As many embeddings as clients are told to send at once, in JSON and of the longest numbers, fit a body."""
+    limits = (await client.get(f"{url}/api/v2/pre-flight-checks")).json()
+    made = await client.post(f"{url}{DATABASES}/default_database/collections", json={"name": "batch"})
+    path = f"{url}{DATABASES}/default_database/collections/{made.json()['id']}"
+    ids = [str(number) for number in range(limits["max_batch_size"])]
+    row = "[" + ", ".join(["-0.00012345678901234567"] * 1536) + "]"
+    body = f'{{"ids": {json.dumps(ids)}, "embeddings": [{", ".join([row] * len(ids))}]}}'
+    assert (await client.post(f"{path}/add", content=body)).status_code == 201
+    assert (await client.get(f"{path}/count")).json() == len(ids)

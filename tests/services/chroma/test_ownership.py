@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import UpstreamFailed
-from services.chroma.namespace import namespace_of
+from services.chroma.namespace import TENANT, namespace_of
 from services.chroma.ownership import Ownership, canonical
 from services.chroma.refusals import Refusal
 from services.chroma.store import StoreAnswer
@@ -66,6 +66,15 @@ async def test_a_yes_holds_for_seconds_and_for_one_user_and_database() -> None:
     now[0] = 5.0
     with pytest.raises(Refusal):
         await ownership.check(ALICE, tenant=ALICE.tenant, database="mine", collection_id=ID)
+
+
+async def test_a_yes_to_one_user_of_the_shared_tenant_is_none_to_another() -> None:
+    store = _answers(_collection(ALICE.stored_name("mine"), tenant=TENANT))
+    ownership = Ownership(store)
+    await ownership.check(ALICE, tenant=TENANT, database="mine", collection_id=ID)
+    store.answer = _answers("{}", status=404).answer
+    with pytest.raises(Refusal):
+        await ownership.check(BOB, tenant=TENANT, database="mine", collection_id=ID)
 
 
 async def test_a_no_is_asked_for_again() -> None:

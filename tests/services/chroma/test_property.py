@@ -166,9 +166,10 @@ async def _run(service: Service, *, machine_settings: settings) -> None:
 
 
 @pytest.mark.hypothesis
-async def test_no_interleaving_lets_one_user_observe_another() -> None:
-    async with running_service(MemoryChroma()) as service:
-        await _run(service, machine_settings=_machine(examples_share=4, steps=50))
+@pytest.mark.parametrize("tenant_per_user", [True, False])
+async def test_no_interleaving_lets_one_user_observe_another(tenant_per_user: bool) -> None:  # noqa: FBT001 - a parameter
+    async with running_service(MemoryChroma(), tenant_per_user=tenant_per_user) as service:
+        await _run(service, machine_settings=_machine(examples_share=6, steps=50))
 
 
 @pytest.mark.hypothesis
