@@ -6,17 +6,12 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
-from typing import Final, NoReturn
-
-import asyncpg
-import sqlalchemy as sa
-from alembic.util import CommandError
+from typing import Final
 
 from common.serving.run import Process, Service, run
 from services.auth.config import AuthSettings
 from services.auth.core import ApiTokens, Authentication
-from services.auth.database import migrate, open_engine
-from services.auth.jwks import JwksKeys
+from services.auth.database import DatabaseRefused, ensure_newest, open_engine
 from services.auth.jwt import JwtVerifier
 from services.auth.last_use import LastUse
 from services.auth.revocations import Revocations
@@ -34,9 +29,11 @@ _LATE_SECONDS: Final = 60.0
 async def auth(settings: AuthSettings, process: Process) -> AsyncIterator[Service]:
     """Open the service's parts; a database that cannot be opened ends the process with a line that says so."""
     try:
-        await migrate(settings.database)
-    except (sa.exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, CommandError, OSError) as error:
-        _give_up(error)
+        await ensure_newest(settings.database)
+    except DatabaseRefused as refusal:
+        raise SystemExit(
+            f"turnpike auth: cannot open the database ({refusal}): set TURNPIKE_AUTH_DATABASE_URL"
+        ) from None
     async with AsyncExitStack() as stack:
         engine = open_engine(settings.database)
         stack.push_async_callback(engine.dispose)
@@ -48,6 +45,9 @@ async def auth(settings: AuthSettings, process: Process) -> AsyncIterator[Servic
         )
         keys = None
         if settings.jwt_jwks_url is not None:
+            # Its HTTP client is loaded only when it is wanted: it takes memory of every process otherwise.
+            from services.auth.jwks import JwksKeys  # noqa: PLC0415
+
             keys = JwksKeys(str(settings.jwt_jwks_url))
             stack.push_async_callback(keys.aclose)
         authentication = Authentication(
@@ -86,11 +86,6 @@ def service_of(authentication: Authentication, *, tokens: ApiTokens, revocations
 
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-def _give_up(error: Exception) -> NoReturn:
-    reason = str(error).partition("\n")[0] or type(error).__name__
-    raise SystemExit(f"turnpike auth: cannot open the database ({reason}): set TURNPIKE_AUTH_DATABASE_URL") from None
 
 
 if __name__ == "__main__":

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import asyncpg
 import sqlalchemy as sa
 import structlog
-from alembic import command
-from alembic.config import Config
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -20,7 +19,8 @@ from common.errors import Unavailable
 
 _log = structlog.get_logger(__name__)
 
-_MIGRATIONS: Final = Path(__file__).parent / "migrations"
+NEWEST_REVISION: Final = "0001"
+"""The revision of the last file in migrations/versions."""
 _TIMEOUT_SECONDS: Final = 3.0  # Less than the 5 s that services wait for an answer.
 _LOCK: Final = 7_818_904_201_112_022_117  # Any number that nothing else in the database locks.
 
@@ -45,20 +45,41 @@ def open_engine(url: URL, *, command_seconds: float | None = _TIMEOUT_SECONDS) -
     )
 
 
-def alembic_config() -> Config:
-    """Return the configuration that alembic.ini holds elsewhere."""
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    return config
+class DatabaseRefused(Exception):
+    """The database cannot be used; the message is one line for the operator."""
 
 
-async def migrate(url: URL) -> None:
-    """Bring the database to the newest revision; one of several processes that start does it, the others wait."""
-    engine = open_engine(url, command_seconds=None)
+async def ensure_newest(url: URL) -> None:
+    """Bring the database to the newest revision if it is not there; raises DatabaseRefused.
+
+    A process of its own migrates, because what it loads for that would stay in the memory of this one.
+    """
     try:
-        async with engine.begin() as connection:
-            await connection.run_sync(_upgrade)
+        if await _revision(url) == NEWEST_REVISION:
+            return
+    except _errors() as error:
+        raise DatabaseRefused(str(error).partition("\n")[0] or type(error).__name__) from None
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.auth.migrations.upgrade"),
+        stdin=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    # Not on the command line, where everybody on the machine would see the password.
+    _, said = await process.communicate(url.render_as_string(hide_password=False).encode())
+    if process.returncode:
+        lines = said.decode("utf-8", "replace").splitlines()
+        raise DatabaseRefused(lines[-1] if lines else "the migration failed")
+
+
+async def _revision(url: URL) -> str | None:
+    engine = open_engine(url)
+    try:
+        async with engine.connect() as connection:
+            if not await connection.run_sync(lambda sync: sa.inspect(sync).has_table("alembic_version")):
+                return None
+            query: sa.Select[Any] = sa.select(sa.column("version_num")).select_from(sa.table("alembic_version"))
+            revision: str | None = (await connection.execute(query)).scalar()
+            return revision
     finally:
         await engine.dispose()
 
@@ -77,7 +98,7 @@ def away_when_it_fails() -> Iterator[None]:
     """Log what the database raises, and raise Unavailable in its place."""
     try:
         yield
-    except (sa.exc.SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+    except _errors() as error:
         # The engine hides parameters, so that no hash and no name is in this line.
         # PostgreSQL's first line says what is wrong, the others quote rows.
         what = str(error).partition("\n")[0]
@@ -90,10 +111,11 @@ def away() -> Unavailable:
     return Unavailable("The token store is not available; try again.", code="token_store_unavailable")
 
 
-def _upgrade(connection: sa.Connection) -> None:
-    config = alembic_config()
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+def _errors() -> tuple[type[Exception], ...]:
+    """Return what is raised while the database is away, by PostgreSQL's driver too: SQLite does without loading it."""
+    driver: Any = sys.modules.get("asyncpg")
+    of_driver = () if driver is None else (driver.PostgresError, driver.InterfaceError)
+    return (sa.exc.SQLAlchemyError, OSError, TimeoutError, *of_driver)
 
 
 def _make_private_file(path: Path) -> None:

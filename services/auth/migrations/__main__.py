@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from alembic.config import CommandLine
 
-from services.auth.database import alembic_config
+from services.auth.migrations.upgrade import alembic_config
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -17,7 +17,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.auth.config import async_url
-from services.auth.database import migrate, open_engine
+from services.auth.database import open_engine
+from services.auth.migrations.upgrade import migrate
 from services.auth.store import FakeTokenStore, SqlTokenStore, TokenStore
 from tests.services.auth.support import Clock
 

@@ -12,7 +12,8 @@ from sqlalchemy.engine import URL
 from structlog.testing import capture_logs
 
 from services.auth.announcements import listening
-from services.auth.database import migrate, open_engine
+from services.auth.database import open_engine
+from services.auth.migrations.upgrade import migrate
 from services.auth.revocations import Revocations
 from services.auth.store import FakeTokenStore, SqlTokenStore, TokenStore
 from tests.services.auth.support import Clock, stored, until

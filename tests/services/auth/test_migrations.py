@@ -10,11 +10,19 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy.engine import URL
 
-from services.auth.database import alembic_config, lock_for_migrations, migrate, open_engine
+from services.auth.database import (
+    NEWEST_REVISION,
+    DatabaseRefused,
+    ensure_newest,
+    lock_for_migrations,
+    open_engine,
+)
 from services.auth.migrations.__main__ import main
+from services.auth.migrations.upgrade import alembic_config, migrate
 from services.auth.schema import METADATA
 from tests.services.auth.support import ENVIRONMENT
 
@@ -36,6 +44,13 @@ async def test_the_migrations_give_the_schema(database_url: URL) -> None:
         )
     await engine.dispose()
     assert difference == []
+
+
+async def test_a_process_brings_its_database_up_to_date(database_url: URL) -> None:
+    assert ScriptDirectory.from_config(alembic_config()).get_current_head() == NEWEST_REVISION
+    await ensure_newest(database_url)
+    assert await _tables(database_url) == {"alembic_version", "api_tokens", "revocations"}
+    await ensure_newest(database_url)
 
 
 async def test_several_processes_may_start_at_once(database_url: URL) -> None:
@@ -94,6 +109,8 @@ async def test_a_database_of_a_newer_version_is_left_alone(database_url: URL) ->
     await engine.dispose()
     with pytest.raises(CommandError, match="9999"):
         await migrate(database_url)
+    with pytest.raises(DatabaseRefused, match="9999"):
+        await ensure_newest(database_url)
 
 
 def test_a_wrong_command_by_hand_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,8 @@ from structlog.testing import capture_logs
 
 from common.background import Health
 from common.errors import Unavailable
-from services.auth.database import migrate, open_engine
+from services.auth.database import open_engine
+from services.auth.migrations.upgrade import migrate
 from services.auth.revocations import Revocations
 from services.auth.schema import REVOCATIONS
 from services.auth.store import FakeTokenStore, NullTokenStore, SqlTokenStore

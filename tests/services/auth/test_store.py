@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from common.errors import InvalidRequest, Unavailable
 from services.auth.config import async_url
-from services.auth.database import migrate, open_engine
+from services.auth.database import open_engine
+from services.auth.migrations.upgrade import migrate
 from services.auth.store import NullTokenStore, SqlTokenStore, TokenStore
 from tests.services.auth.support import Clock, stored
 
