@@ -3,13 +3,15 @@
 They stand where other services have their servicer, because a provider speaks HTTP and not gRPC.
 """
 
+from __future__ import annotations
+
 import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Final, Protocol
 from uuid import uuid4
 
 import msgspec
@@ -19,7 +21,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from services.sandbox.checks import Fields, Refused, json_object
+from services.sandbox.checks import Refused, json_object
 from services.sandbox.core import answer
 from services.sandbox.delivery import Delivery, Sleep
 from services.sandbox.dialects import mistral, mistral_answer, openai, openai_answer
@@ -29,10 +31,10 @@ from services.sandbox.schema import UnsatisfiableError
 from services.sandbox.script import Headers, Script
 from services.sandbox.store import Ledger, Opening
 
-MAX_BODY_BYTES = 64 * 1024 * 1024
+MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 
-_CREDENTIALS = ("authorization", "proxy-authorization", "x-api-key", "api-key", "x-chroma-token", "cookie")
-_MAX_REQUEST_ID_LENGTH = 200
+_CREDENTIALS: Final = ("authorization", "proxy-authorization", "x-api-key", "api-key", "x-chroma-token", "cookie")
+_MAX_REQUEST_ID_LENGTH: Final = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,23 +51,23 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class ReceivedRequest:
     """A request as it came; `began` is in seconds since 1970."""
 
-    body: Fields
+    body: Mapping[str, Any]
     raw: bytes
     headers: Mapping[str, str]
     began: float
 
 
-class HeaderMaker(Protocol):
+class HeadersOf(Protocol):
     """Makes the headers of an answer; `remaining` is False where the caller has used up its rate limit."""
 
     def __call__(self, parts: Parts, *, began: float, remaining: bool) -> Headers:
         """Return the headers."""
 
 
-class Refusing(Protocol):
+class RefusalScript(Protocol):
     """Makes the script of the answer to a request that is not valid."""
 
     def __call__(self, refused: Refused, *, headers: Headers) -> Script:
@@ -76,9 +78,9 @@ class Refusing(Protocol):
 class Dialect:
     """How a provider answers: to what it can serve, and to what it refuses."""
 
-    answer: Callable[[Asked, Parts], Awaitable[tuple[Script, Faults]]]
-    refuse: Refusing
-    headers: HeaderMaker
+    answer: Callable[[ReceivedRequest, Parts], Awaitable[tuple[Script, Faults]]]
+    refuse: RefusalScript
+    headers: HeadersOf
 
 
 def create_app(parts: Parts) -> FastAPI:
@@ -144,12 +146,12 @@ async def _serve(request: Request, *, parts: Parts, dialect: Dialect) -> Respons
     except Refused as error:
         raw, body, refused = b"", {}, error
     seq = await parts.ledger.start(_opening(request.headers, body=body))
-    asked = Asked(body=Fields(body), raw=raw, headers=request.headers, began=began)
+    received = ReceivedRequest(body=body, raw=raw, headers=request.headers, began=began)
     faults = Faults()
     try:
         if refused is not None:
             raise refused
-        script, faults = await dialect.answer(asked, parts)
+        script, faults = await dialect.answer(received, parts)
     except Refused as error:
         script = dialect.refuse(error, headers=dialect.headers(parts, began=began, remaining=True))
     if faults.event_delay_seconds is None:
@@ -157,40 +159,40 @@ async def _serve(request: Request, *, parts: Parts, dialect: Dialect) -> Respons
     return Delivery(script, faults=faults, ledger=parts.ledger, seq=seq, sleep=parts.sleep)
 
 
-async def _openai_answer(asked: Asked, parts: Parts) -> tuple[Script, Faults]:
-    model = openai.read_model(asked.body)
-    faults = read_faults(asked.body, model=model)
-    identity = hashlib.sha256(asked.raw).hexdigest()
-    request = openai.read_chat(asked.body, model=model, faults=faults, identity=identity)
-    with _no_example():
-        answered = answer(request.ask)
+async def _openai_answer(received: ReceivedRequest, parts: Parts) -> tuple[Script, Faults]:
+    model = openai.read_model(received.body)
+    faults = read_faults(received.body, model=model)
+    identity = hashlib.sha256(received.raw).hexdigest()
+    request = openai.read_chat(received.body, model=model, faults=faults, identity=identity)
+    with _refused_schema():
+        answered = answer(request.question)
     frame = openai_answer.Frame(
-        created=int(asked.began),
-        headers=_openai_headers(parts, began=asked.began, remaining=faults.status != 429),
-        sandbox=_echo(faults, asked=asked),
+        created=int(received.began),
+        headers=_openai_headers(parts, began=received.began, remaining=faults.status != 429),
+        sandbox=_echo(faults, received=received),
     )
     return openai_answer.answer_script(request, answer=answered, frame=frame), faults
 
 
-async def _mistral_answer(asked: Asked, parts: Parts) -> tuple[Script, Faults]:
-    model = mistral.read_model(asked.body)
-    faults = read_faults(asked.body, model=model)
-    request = mistral.read_ocr(asked.body, model=model)
-    headers = _mistral_headers(parts, began=asked.began, remaining=faults.status != 429)
+async def _mistral_answer(received: ReceivedRequest, parts: Parts) -> tuple[Script, Faults]:
+    model = mistral.read_model(received.body)
+    faults = read_faults(received.body, model=model)
+    request = mistral.read_ocr(received.body, model=model)
+    headers = _mistral_headers(parts, began=received.began, remaining=faults.status != 429)
     if faults.status is not None:
         return mistral_answer.fault_script(faults, status=faults.status, headers=headers), faults
     data = await fetch(request.url)
     # A PDF of a thousand pages takes seconds, in which others want to be served.
-    document = await asyncio.to_thread(read_document, data, wants_image=request.wants_image, choose=request.choose)
-    with _no_example():
+    document = await asyncio.to_thread(read_document, data, is_image=request.is_image, choose=request.choose)
+    with _refused_schema():
         script = mistral_answer.ocr_script(
-            request, document=document, faults=faults, headers=headers, echo=_echo(faults, asked=asked)
+            request, document=document, faults=faults, headers=headers, echo=_echo(faults, received=received)
         )
     return script, faults
 
 
 @contextmanager
-def _no_example() -> Iterator[None]:
+def _refused_schema() -> Iterator[None]:
     try:
         yield
     except (UnsatisfiableError, RecursionError) as error:
@@ -221,7 +223,6 @@ def _openai_headers(parts: Parts, *, began: float, remaining: bool) -> Headers:
     return (
         ("x-request-id", f"req_{uuid4().hex}"),
         ("openai-processing-ms", str(max(0, round((parts.now() - began) * 1000)))),
-        ("openai-version", "2020-10-01"),
         ("x-ratelimit-limit-requests", "10000"),
         ("x-ratelimit-limit-tokens", "2000000"),
         ("x-ratelimit-remaining-requests", "9999" if remaining else "0"),
@@ -240,12 +241,12 @@ def _mistral_headers(parts: Parts, *, began: float, remaining: bool) -> Headers:
     )
 
 
-def _echo(faults: Faults, *, asked: Asked) -> dict[str, object] | None:
+def _echo(faults: Faults, *, received: ReceivedRequest) -> dict[str, object] | None:
     echo: dict[str, object] = {}
     if faults.echo_headers:
-        echo["headers"] = {name.lower(): _shown(name.lower(), value=value) for name, value in asked.headers.items()}
+        echo["headers"] = {name.lower(): _shown(name.lower(), value=value) for name, value in received.headers.items()}
     if faults.echo_body:
-        echo["body"] = msgspec.Raw(asked.raw)
+        echo["body"] = msgspec.Raw(received.raw)
     return echo or None
 
 

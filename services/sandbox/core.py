@@ -11,6 +11,8 @@ Models: any name answers. One that contains "cached" has half of its prompt in t
 thinks 16 tokens before each answer.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import re
@@ -21,6 +23,7 @@ from typing import Literal, TypeAlias
 from services.sandbox.schema import Schema, example
 
 Finish: TypeAlias = Literal["stop", "length", "tool_calls"]
+ToolChoice: TypeAlias = Literal["auto", "none", "required"]
 
 REASONING_TOKENS = 16
 ARGUMENT_TOKEN_LENGTH = 8
@@ -38,7 +41,7 @@ class Tool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class Question:
     """What a chat request asks for, without the form of its dialect.
 
     `text` and `role` are those of the last message, `limit` is in tokens, `words` asks for a text of exactly so many
@@ -52,7 +55,7 @@ class Ask:
     prompt_tokens: int
     images: int = 0
     tools: tuple[Tool, ...] = ()
-    tool_choice: Literal["auto", "none", "required"] = "auto"
+    tool_choice: ToolChoice = "auto"
     named_tool: str | None = None
     parallel: bool = True
     json_schema: Schema | None = None
@@ -121,49 +124,53 @@ def fragments(arguments: str) -> tuple[str, ...]:
     return tuple(arguments[start : start + ARGUMENT_TOKEN_LENGTH] for start in starts)
 
 
-def answer(ask: Ask) -> Answer:
+def answer(question: Question) -> Answer:
     """Answer a request, the same way each time; raises `UnsatisfiableError` for a schema that has no example."""
-    replies = tuple(_reply(ask, choice=choice) for choice in range(ask.choices))
+    replies = tuple(_reply(question, choice=choice) for choice in range(question.choices))
     usage = Usage(
-        prompt=ask.prompt_tokens,
+        prompt=question.prompt_tokens,
         completion=sum(reply.tokens for reply in replies),
-        cached=(ask.prompt_tokens + 1) // 2 if "cached" in ask.model else 0,
+        cached=(question.prompt_tokens + 1) // 2 if "cached" in question.model else 0,
         reasoning=sum(reply.reasoning_tokens for reply in replies),
     )
     return Answer(replies=replies, usage=usage)
 
 
-def called_tools(ask: Ask) -> tuple[Tool, ...]:
+def called_tools(question: Question) -> tuple[Tool, ...]:
     """Return the tools that the answer calls, in order."""
-    if ask.tool_choice == "none" or ask.words is not None:
+    if question.tool_choice == "none" or question.words is not None:
         return ()
-    if ask.named_tool is not None:
-        return tuple(tool for tool in ask.tools if tool.name == ask.named_tool)
-    mentioned = tuple(tool for tool in ask.tools if ask.role == "user" and _mentions(ask.text, tool=tool.name))
-    if ask.tool_choice == "required" and not mentioned:
-        mentioned = ask.tools[:1]
-    return mentioned if ask.parallel else mentioned[:1]
+    if question.named_tool is not None:
+        return tuple(tool for tool in question.tools if tool.name == question.named_tool)
+    mentioned = tuple(
+        tool for tool in question.tools if question.role == "user" and _mentions(question.text, tool=tool.name)
+    )
+    if question.tool_choice == "required" and not mentioned:
+        mentioned = question.tools[:1]
+    return mentioned if question.parallel else mentioned[:1]
 
 
 def _mentions(text: str, *, tool: str) -> bool:
     return re.search(rf"(?<![\w-]){re.escape(tool)}(?![\w-])", text, re.IGNORECASE) is not None
 
 
-def _reply(ask: Ask, *, choice: int) -> Reply:
-    reasoning = REASONING_TOKENS if "reasoning" in ask.model else 0
-    if ask.limit is not None:
-        reasoning = min(reasoning, ask.limit)
-    budget = None if ask.limit is None else ask.limit - reasoning
-    tools = called_tools(ask)
+def _reply(question: Question, *, choice: int) -> Reply:
+    reasoning = REASONING_TOKENS if "reasoning" in question.model else 0
+    if question.limit is not None:
+        reasoning = min(reasoning, question.limit)
+    budget = None if question.limit is None else question.limit - reasoning
+    tools = called_tools(question)
     if tools:
-        return _call_tools(ask, tools=tools, choice=choice, budget=budget, reasoning=reasoning)
-    pieces = _text_pieces(ask, choice=choice)
+        return _call_tools(question, tools=tools, choice=choice, budget=budget, reasoning=reasoning)
+    pieces = _text_pieces(question, choice=choice)
     if budget is not None and len(pieces) > budget:
         return Reply(finish="length", reasoning_tokens=reasoning, pieces=pieces[:budget])
     return Reply(finish="stop", reasoning_tokens=reasoning, pieces=pieces)
 
 
-def _call_tools(ask: Ask, *, tools: tuple[Tool, ...], choice: int, budget: int | None, reasoning: int) -> Reply:
+def _call_tools(
+    question: Question, *, tools: tuple[Tool, ...], choice: int, budget: int | None, reasoning: int
+) -> Reply:
     calls = []
     for index, tool in enumerate(tools):
         parts = fragments(json.dumps(example({"type": "object", **tool.parameters}), ensure_ascii=False))
@@ -171,34 +178,34 @@ def _call_tools(ask: Ask, *, tools: tuple[Tool, ...], choice: int, budget: int |
             budget -= 1
             if budget < len(parts):
                 if budget >= 0:
-                    calls.append(_call(ask, tool=tool, parts=parts[:budget], choice=choice, index=index))
+                    calls.append(_call(question, tool=tool, parts=parts[:budget], choice=choice, index=index))
                 return Reply(finish="length", reasoning_tokens=reasoning, calls=tuple(calls))
             budget -= len(parts)
-        calls.append(_call(ask, tool=tool, parts=parts, choice=choice, index=index))
+        calls.append(_call(question, tool=tool, parts=parts, choice=choice, index=index))
     return Reply(finish="tool_calls", reasoning_tokens=reasoning, calls=tuple(calls))
 
 
-def _call(ask: Ask, *, tool: Tool, parts: tuple[str, ...], choice: int, index: int) -> Call:
-    digest = hashlib.sha256(f"{ask.identity} {choice} {index}".encode()).hexdigest()
+def _call(question: Question, *, tool: Tool, parts: tuple[str, ...], choice: int, index: int) -> Call:
+    digest = hashlib.sha256(f"{question.identity} {choice} {index}".encode()).hexdigest()
     return Call(id=f"call_{digest[:24]}", name=tool.name, fragments=parts)
 
 
-def _text_pieces(ask: Ask, *, choice: int) -> tuple[str, ...]:
-    if ask.words is not None:
-        pieces = tuple(str(number) if number == 1 else f" {number}" for number in range(1, ask.words + 1))
-    elif ask.json_schema is not None:
-        pieces = tokens(json.dumps(example(ask.json_schema), ensure_ascii=False))
+def _text_pieces(question: Question, *, choice: int) -> tuple[str, ...]:
+    if question.words is not None:
+        pieces = tuple(str(number) if number == 1 else f" {number}" for number in range(1, question.words + 1))
+    elif question.json_schema is not None:
+        pieces = tokens(json.dumps(example(question.json_schema), ensure_ascii=False))
     else:
-        pieces = tokens(_sentence(ask, choice=choice))
-    return _stopped(pieces, stop=ask.stop) if ask.stop else pieces
+        pieces = tokens(_sentence(question, choice=choice))
+    return _stopped(pieces, stop=question.stop) if question.stop else pieces
 
 
-def _sentence(ask: Ask, *, choice: int) -> str:
-    echo = ask.text if len(ask.text) <= ECHO_LENGTH else f"{ask.text[:ECHO_LENGTH]}…"
+def _sentence(question: Question, *, choice: int) -> str:
+    echo = question.text if len(question.text) <= ECHO_LENGTH else f"{question.text[:ECHO_LENGTH]}…"
     opening = f"(Answer {choice + 1}) " if choice else ""
-    if ask.role in ("tool", "function"):
+    if question.role in ("tool", "function"):
         return f"{opening}The tool answered: {echo}"
-    images = "" if not ask.images else f" I also see {ask.images} image{'' if ask.images == 1 else 's'}."
+    images = "" if not question.images else f" I also see {question.images} image{'' if question.images == 1 else 's'}."
     if not echo.strip():
         return f"{opening}Hello from the sandbox.{images}"
     return f"{opening}You said: “{echo}”. Hello from the sandbox!{images}"

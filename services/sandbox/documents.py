@@ -26,7 +26,7 @@ _FETCH_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sheet:
+class PageContent:
     """One page; the size is in pixels at `DPI`."""
 
     index: int
@@ -40,7 +40,7 @@ class Document:
     """The pages that were asked for; `image` is set when the document is one, and `data` are its bytes."""
 
     data: bytes
-    sheets: tuple[Sheet, ...]
+    pages: tuple[PageContent, ...]
     image: Image | None = None
 
 
@@ -81,19 +81,19 @@ async def fetch(url: str) -> bytes:
     return b"".join(parts)
 
 
-def read_document(data: bytes, *, wants_image: bool, choose: Callable[[int], Sequence[int]]) -> Document:
+def read_document(data: bytes, *, is_image: bool, choose: Callable[[int], Sequence[int]]) -> Document:
     """Read the pages that `choose` picks, given how many there are; raises `Refused`."""
     image = read_image(data)
     if image is not None:
-        if not wants_image:
+        if not is_image:
             raise unreadable("The document is an image: send it as 'image_url'.")
-        sheets = tuple(Sheet(index=i, text="", width=image.width, height=image.height) for i in choose(1))
-        return Document(data=data, sheets=sheets, image=image)
+        pages = tuple(PageContent(index=i, text="", width=image.width, height=image.height) for i in choose(1))
+        return Document(data=data, pages=pages, image=image)
     if b"%PDF-" not in data[:1024]:
         raise unreadable("The document is neither a PDF nor a PNG, JPEG, GIF or WebP image.")
-    if wants_image:
+    if is_image:
         raise unreadable("The image is a PDF: send it as 'document_url'.")
-    return Document(data=data, sheets=_sheets(data, choose=choose))
+    return Document(data=data, pages=_pages(data, choose=choose))
 
 
 def _decoded(url: str) -> bytes:
@@ -108,7 +108,7 @@ def _decoded(url: str) -> bytes:
         raise unreadable("The document's data URL is not valid base64.") from None
 
 
-def _sheets(data: bytes, *, choose: Callable[[int], Sequence[int]]) -> tuple[Sheet, ...]:
+def _pages(data: bytes, *, choose: Callable[[int], Sequence[int]]) -> tuple[PageContent, ...]:
     # Imported when needed: a sandbox that only chats starts without it.
     from pypdf import PasswordType, PdfReader  # noqa: PLC0415
 
@@ -116,7 +116,7 @@ def _sheets(data: bytes, *, choose: Callable[[int], Sequence[int]]) -> tuple[She
         reader = PdfReader(BytesIO(data))
         # Many PDFs are encrypted with an empty password, which every reader tries.
         locked = reader.is_encrypted and reader.decrypt("") is PasswordType.NOT_DECRYPTED
-        sheets = () if locked else tuple(_sheet(reader.pages[i], index=i) for i in choose(len(reader.pages)))
+        pages = () if locked else tuple(_page(reader.pages[i], index=i) for i in choose(len(reader.pages)))
     except Refused:
         raise
     except Exception as error:
@@ -124,14 +124,14 @@ def _sheets(data: bytes, *, choose: Callable[[int], Sequence[int]]) -> tuple[She
         raise unreadable(f"The document could not be read: {error}.") from error
     if locked:
         raise unreadable("The document is encrypted: a password is needed to read it.")
-    return sheets
+    return pages
 
 
-def _sheet(page: "PageObject", *, index: int) -> Sheet:
+def _page(page: "PageObject", *, index: int) -> PageContent:
     width, height = float(page.mediabox.width), float(page.mediabox.height)
     if page.rotation % 180:
         width, height = height, width
-    return Sheet(index=index, text=page.extract_text().strip(), width=_pixels(width), height=_pixels(height))
+    return PageContent(index=index, text=page.extract_text().strip(), width=_pixels(width), height=_pixels(height))
 
 
 def _pixels(points: float) -> int:

@@ -5,14 +5,15 @@ a space, `true` and `false`. An unknown fault or a wrong value is refused with 4
 `data:` event counts, `[DONE]` too; an answer in JSON counts as one event.
 """
 
-import re
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
 import msgspec
 
-from services.sandbox.checks import Fields, Refused
+from services.sandbox.checks import Refused, converted
 
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=3600)]
 _Position = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)]
@@ -86,28 +87,22 @@ class Faults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return 30.0 if self.stall_seconds is None else self.stall_seconds
 
 
-def read_faults(body: Fields, *, model: str) -> Faults:
-    """Read the faults that a request asks for; raises `Refused` that names the wrong one."""
-    asked = body.child("sandbox")
-    from_body = {} if asked is None else dict(asked.values)
+def read_faults(body: Mapping[str, Any], *, model: str) -> Faults:
+    """Read the faults that a request asks for; raises Refused that names the wrong one."""
+    from_body = body.get("sandbox") or {}
+    if not isinstance(from_body, dict):
+        raise Refused("Invalid type for 'sandbox': expected an object.", param="sandbox", code="invalid_type")
     _, _, query = model.partition("?")
     from_model = dict(parse_qsl(query, keep_blank_values=True))
-    # Text is the only type that a query has, so its values are converted first and the body's are not.
-    typed = msgspec.structs.asdict(_convert(from_model, param="model", strict=False)) if from_model else {}
-    faults = _convert({**{key: typed[key] for key in from_model}, **from_body}, param="sandbox", strict=True)
+    try:
+        # Text is the only type that a query has, so its values are converted first and the body's are not.
+        typed = msgspec.structs.asdict(converted(from_model, Faults, path="sandbox", strict=False))
+    except Refused as refused:
+        raise Refused(refused.message, param="model", code=refused.code) from refused
+    faults = converted({**{key: typed[key] for key in from_model}, **from_body}, Faults, path="sandbox")
     for name, needed in _NEEDED_WITH.items():
         if getattr(faults, name) is not None and all(getattr(faults, other) is None for other in needed):
             param = f"sandbox.{name}" if name in from_body else "model"
             message = f"The fault `{name}` has no effect without `{'` or `'.join(needed)}`."
             raise Refused(message, param=param, code="invalid_fault")
     return faults
-
-
-def _convert(values: Mapping[str, object], *, param: str, strict: bool) -> Faults:
-    try:
-        return msgspec.convert(values, Faults, strict=strict)
-    except msgspec.ValidationError as error:
-        found = re.search(r"\$\.(\w+)|unknown field `(.*)`", str(error))
-        if found is not None and param == "sandbox":
-            param = f"sandbox.{found.group(1) or found.group(2)}"
-        raise Refused(f"Invalid fault: {error}.", param=param, code="invalid_fault") from error

@@ -4,6 +4,8 @@ Each request is two lines of JSON, one at its start and one at its end. A line i
 that it survives a SIGKILL of the sandbox, and a request that has no end was being served then.
 """
 
+from __future__ import annotations
+
 import asyncio
 import fcntl
 import os
@@ -113,41 +115,6 @@ class NullLedger:
         """Do nothing."""
 
 
-class FakeLedger:
-    """A ledger in memory, for tests."""
-
-    def __init__(self, *, now: Callable[[], float] = time.time) -> None:
-        self._now = now
-        self._last_seq = 0
-        self._open: dict[int, str | None] = {}
-        self.lines: list[StartLine | EndLine] = []
-
-    @property
-    def entries(self) -> list[Entry]:
-        """Return all requests, the oldest first."""
-        return _merged(self.lines, request_id=None, after=0)
-
-    async def start(self, opening: Opening) -> int:
-        """Keep the start of a request and return its number."""
-        self._last_seq += 1
-        self._open[self._last_seq] = opening.request_id
-        self.lines.append(StartLine(seq=self._last_seq, at=self._now(), **msgspec.structs.asdict(opening)))
-        return self._last_seq
-
-    async def end(self, seq: int, *, closing: Closing) -> None:
-        """Keep the end of a request."""
-        request_id = self._open.pop(seq, None)
-        self.lines.append(EndLine(seq=seq, request_id=request_id, **msgspec.structs.asdict(closing)))
-
-    async def read(self, request_id: str | None = None, *, after: int = 0, limit: int | None = None) -> list[Entry]:
-        """Return the requests with a number above `after`, the oldest first."""
-        return _merged(self.lines, request_id=request_id, after=after)[:limit]
-
-    async def clear(self) -> None:
-        """Forget all requests."""
-        self.lines.clear()
-
-
 class FileLedger:
     """A ledger in a file of JSON lines, which one process at a time may open."""
 
@@ -185,7 +152,7 @@ class FileLedger:
     async def read(self, request_id: str | None = None, *, after: int = 0, limit: int | None = None) -> list[Entry]:
         """Return the requests with a number above `after`, the oldest first."""
         lines = await asyncio.to_thread(lambda: _decoded(self._path.read_bytes()))
-        return _merged(lines, request_id=request_id, after=after)[:limit]
+        return merged(lines, request_id=request_id, after=after)[:limit]
 
     async def clear(self) -> None:
         """Empty the file; numbers go on from where they were."""
@@ -212,7 +179,8 @@ def _decoded(raw: bytes) -> list[StartLine | EndLine]:
     return lines
 
 
-def _merged(lines: Iterable[StartLine | EndLine], *, request_id: str | None, after: int) -> list[Entry]:
+def merged(lines: Iterable[StartLine | EndLine], *, request_id: str | None, after: int) -> list[Entry]:
+    """Return the requests of the lines, the oldest first."""
     entries: dict[int, Entry] = {}
     for line in lines:
         if line.seq <= after or (request_id is not None and line.request_id != request_id):

@@ -1,28 +1,70 @@
 """Reads requests of Mistral's OCR; the answers are in `mistral_answer`.
 
 Models: any name is accepted but `missing-model`. What follows a `?` in a model is its faults. As Mistral does, unknown
-fields are refused, and so is a request without a model.
+fields are refused, and so is a request without a model. The sandbox has no confidence scores.
 """
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from __future__ import annotations
 
-from services.sandbox.checks import Fields, Refused
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from services.sandbox.checks import Refused, converted, missing
 from services.sandbox.dialects.openai import MISSING_MODEL
 from services.sandbox.documents import unreadable
 from services.sandbox.schema import Schema
 
-_KNOWN = frozenset(
-    {
-        *("model", "document", "pages", "include_image_base64", "image_limit", "image_min_size"),
-        *("bbox_annotation_format", "document_annotation_format", "document_annotation_prompt", "table_format"),
-        *("extract_header", "extract_footer", "include_blocks", "confidence_scores_granularity", "id", "sandbox"),
-    }
-)
-_KINDS = ("document_url", "image_url", "file")
-_RANGE = re.compile(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?")
-_MAX_PAGES = 10_000
+_RANGE: Final = re.compile(r"\s*(\d{1,6})\s*(?:-\s*(\d{1,6})\s*)?")
+_MAX_PAGES: Final = 10_000
+
+
+class _ImageUrl(msgspec.Struct):
+    url: str
+    detail: str | None = None
+
+
+class _Document(msgspec.Struct):
+    """Mistral takes a document without its type, as long as one of the three is there."""
+
+    type: Literal["document_url", "image_url", "file"] | None = None
+    document_url: str | None = None
+    image_url: str | _ImageUrl | None = None
+    file_id: str | None = None
+    document_name: str | None = None
+
+
+class _JsonSchema(msgspec.Struct):
+    name: str = ""
+    schema: dict[str, Any] | None = None
+
+
+class _Format(msgspec.Struct):
+    json_schema: _JsonSchema
+    type: Literal["json_schema"] | None = None
+
+
+class _Body(msgspec.Struct, forbid_unknown_fields=True):
+    model: str
+    document: _Document
+    pages: str | list[Annotated[int, Meta(ge=0, lt=_MAX_PAGES)]] | None = None
+    include_image_base64: bool | None = None
+    image_limit: Annotated[int, Meta(ge=0)] | None = None
+    image_min_size: Annotated[int, Meta(ge=0)] | None = None
+    bbox_annotation_format: _Format | None = None
+    document_annotation_format: _Format | None = None
+    document_annotation_prompt: str | None = None
+    table_format: Literal["markdown", "html"] | None = None
+    extract_header: bool | None = None
+    extract_footer: bool | None = None
+    include_blocks: bool | None = None
+    confidence_scores_granularity: str | None = None
+    id: str | None = None
+    sandbox: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,115 +73,84 @@ class OcrRequest:
 
     model: str
     url: str
-    wants_image: bool
+    is_image: bool
     choose: Callable[[int], Sequence[int]]
     include_image_base64: bool
     include_blocks: bool
-    granularity: str | None
     image_limit: int | None
     image_min_size: int
     image_schema: Schema | None
     document_schema: Schema | None
 
 
-def read_model(body: Fields) -> str:
-    """Read the model, which the faults may be in."""
-    model = body.text("model")
-    if not model:
-        raise body.missing("model")
+def read_model(body: Mapping[str, Any]) -> str:
+    """Read the model, which the faults may be in; raises Refused."""
+    model = body.get("model")
+    if not model or not isinstance(model, str):
+        raise missing("model")
     if model.partition("?")[0] == MISSING_MODEL:
         raise Refused(f"Invalid model: {MISSING_MODEL}", kind="invalid_model", code="1500")
     return model
 
 
-def read_ocr(body: Fields, *, model: str) -> OcrRequest:
-    """Read a request; raises `Refused` for what Mistral would refuse too."""
-    for name in body.values:
-        if name not in _KNOWN:
-            raise body.refuse(name, "Extra inputs are not permitted", code="extra_forbidden")
-    kind, url = _document(body)
-    document_schema = _schema(body, "document_annotation_format")
-    if body.text("document_annotation_prompt") is not None and document_schema is None:
-        raise body.refuse("document_annotation_prompt", "document_annotation_format must be provided")
-    body.text("id")
-    body.text("table_format", choices=("markdown", "html"))
-    for name in ("extract_header", "extract_footer"):
-        body.flag(name)
+def read_ocr(values: Mapping[str, Any], *, model: str) -> OcrRequest:
+    """Read a request; raises Refused for what Mistral would refuse, too."""
+    body = converted(values, _Body)
+    if body.confidence_scores_granularity is not None:
+        raise Refused("The sandbox has no confidence scores.", param="confidence_scores_granularity")
+    if body.document_annotation_prompt is not None and body.document_annotation_format is None:
+        raise Refused("document_annotation_format must be provided", param="document_annotation_prompt")
+    url, is_image = _document(body.document)
     return OcrRequest(
         model=model,
         url=url,
-        wants_image=kind == "image_url",
-        choose=_pages(body),
-        include_image_base64=body.flag("include_image_base64"),
-        include_blocks=body.flag("include_blocks"),
-        granularity=body.text("confidence_scores_granularity", choices=("word", "page", "block")),
-        image_limit=body.integer("image_limit", low=0),
-        image_min_size=body.integer("image_min_size", low=0) or 0,
-        image_schema=_schema(body, "bbox_annotation_format"),
-        document_schema=document_schema,
+        is_image=is_image,
+        choose=_pages(body.pages),
+        include_image_base64=body.include_image_base64 is True,
+        include_blocks=body.include_blocks is True,
+        image_limit=body.image_limit,
+        image_min_size=body.image_min_size or 0,
+        image_schema=_schema(body.bbox_annotation_format),
+        document_schema=_schema(body.document_annotation_format),
     )
 
 
-def _document(body: Fields) -> tuple[str, str]:
-    document = body.child("document")
-    if document is None:
-        raise body.missing("document")
-    # Mistral takes a document without its type, as long as one of the three is there.
-    kind = document.text("type", choices=_KINDS) or next((name for name in _KINDS if document.has(name)), "file")
-    if kind == "file":
-        if not document.text("file_id"):
-            raise document.missing("file_id")
+def _document(document: _Document) -> tuple[str, bool]:
+    """Return the document's URL, and whether it is an image's."""
+    image_url = document.image_url.url if isinstance(document.image_url, _ImageUrl) else document.image_url
+    if document.file_id and document.type in (None, "file"):
         raise Refused("The sandbox keeps no files.", status=404, kind="not_found", code="3001")
-    document.text("document_name")
-    image = document.child(kind) if isinstance(document.values.get(kind), dict) else None
-    url = document.text(kind) if image is None else image.text("url")
-    if not url:
-        raise document.missing(kind)
-    return kind, url
+    if document.document_url and document.type in (None, "document_url"):
+        return document.document_url, False
+    if image_url and document.type in (None, "image_url"):
+        return image_url, True
+    raise missing(f"document.{document.type or 'document_url'}")
 
 
-def _schema(body: Fields, name: str) -> Schema | None:
-    wanted = body.child(name)
-    if wanted is None:
-        return None
-    wanted.text("type", choices=("json_schema",))
-    named = wanted.child("json_schema")
-    if named is None:
-        raise wanted.missing("json_schema")
-    schema = named.child("schema")
-    return {} if schema is None else schema.values
+def _schema(wanted: _Format | None) -> Schema | None:
+    return None if wanted is None else wanted.json_schema.schema or {}
 
 
-def _pages(body: Fields) -> Callable[[int], Sequence[int]]:
-    wanted = body.values.get("pages")
+def _pages(wanted: str | list[int] | None) -> Callable[[int], Sequence[int]]:
     if wanted is None:
         return range
-    chosen = _ranges(body, wanted) if isinstance(wanted, str) else _numbers(body)
+    chosen = sorted(_ranges(wanted) if isinstance(wanted, str) else set(wanted))
 
     def choose(count: int) -> Sequence[int]:
-        beyond = [number for number in chosen if number >= count]
-        if beyond:
-            raise unreadable(f"Page {beyond[0]} does not exist: the document has {count}, counted from 0.")
+        if chosen and chosen[-1] >= count:
+            beyond = next(number for number in chosen if number >= count)
+            raise unreadable(f"Page {beyond} does not exist: the document has {count}, counted from 0.")
         return chosen
 
     return choose
 
 
-def _numbers(body: Fields) -> list[int]:
-    found = set()
-    for index, number in enumerate(body.items("pages")):
-        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < _MAX_PAGES:
-            raise body.wrong_type(f"pages[{index}]", expected="the number of a page", value=number)
-        found.add(number)
-    return sorted(found)
-
-
-def _ranges(body: Fields, wanted: str) -> list[int]:
+def _ranges(wanted: str) -> set[int]:
     found: set[int] = set()
     for part in wanted.split(","):
         match = _RANGE.fullmatch(part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if not first <= last < _MAX_PAGES:
-            raise body.refuse("pages", "Expected numbers and ranges such as '0-2,5'.")
+            raise Refused("Expected numbers and ranges such as '0-2,5'.", param="pages")
         found.update(range(first, last + 1))
-    return sorted(found)
+    return found

@@ -8,7 +8,7 @@ import msgspec
 from services.sandbox.checks import Refused
 from services.sandbox.core import Usage
 from services.sandbox.dialects.mistral import OcrRequest
-from services.sandbox.documents import DPI, Document, Sheet
+from services.sandbox.documents import DPI, Document, PageContent
 from services.sandbox.faults import Faults
 from services.sandbox.schema import example
 from services.sandbox.script import Headers, Script, error_script, json_script
@@ -31,15 +31,15 @@ def ocr_script(
 ) -> Script:
     """Make the script of the answer to a valid request."""
     body: Json = {
-        "pages": [_page(sheet, request=request, document=document) for sheet in document.sheets],
+        "pages": [_page(page, request=request, document=document) for page in document.pages],
         "model": request.model,
         "document_annotation": _annotation(request.document_schema),
     }
     if not faults.no_usage:
-        body["usage_info"] = {"pages_processed": len(document.sheets), "doc_size_bytes": len(document.data)}
+        body["usage_info"] = {"pages_processed": len(document.pages), "doc_size_bytes": len(document.data)}
     if echo is not None:
         body["sandbox"] = echo
-    usage = Usage(pages=len(document.sheets))
+    usage = Usage(pages=len(document.pages))
     return json_script(body, faults=faults, usage=usage, error=fault_body(faults, status=500), headers=headers)
 
 
@@ -72,24 +72,35 @@ def _error(message: str, *, kind: str, param: str | None, code: str | None) -> J
     return {"object": "error", "message": message, "type": kind, "param": param, "code": code}
 
 
-def _page(sheet: Sheet, *, request: OcrRequest, document: Document) -> Json:
+def _page(page: PageContent, *, request: OcrRequest, document: Document) -> Json:
     images = _images(request, document=document)
-    markdown = sheet.text or "\n\n".join(f"![{image['id']}]({image['id']})" for image in images)
-    page: Json = {
-        "index": sheet.index,
+    markdown = page.text or "\n\n".join(f"![{image['id']}]({image['id']})" for image in images)
+    answered: Json = {
+        "index": page.index,
         "markdown": markdown,
         "images": images,
         "tables": [],
         "hyperlinks": [],
         "header": None,
         "footer": None,
-        "dimensions": {"dpi": DPI, "height": sheet.height, "width": sheet.width},
+        "dimensions": {"dpi": DPI, "height": page.height, "width": page.width},
     }
     if request.include_blocks:
-        page["blocks"] = [_block(sheet, markdown=markdown, granularity=request.granularity)] if markdown else []
-    if request.granularity is not None:
-        page["confidence_scores"] = _confidence(markdown, granularity=request.granularity)
-    return page
+        answered["blocks"] = [_block(page, markdown=markdown)] if markdown else []
+    return answered
+
+
+def _block(page: PageContent, *, markdown: str) -> Json:
+    block: Json = {
+        "type": "text" if page.text else "image",
+        "content": markdown,
+        **_corners(page.width, page.height),
+    }
+    return block if page.text else {**block, "image_id": markdown.partition("[")[2].partition("]")[0]}
+
+
+def _corners(width: int, height: int) -> Json:
+    return {"top_left_x": 0, "top_left_y": 0, "bottom_right_x": width, "bottom_right_y": height}
 
 
 def _images(request: OcrRequest, *, document: Document) -> list[Json]:
@@ -105,36 +116,6 @@ def _images(request: OcrRequest, *, document: Document) -> list[Json]:
             "image_annotation": _annotation(request.image_schema),
         }
     ]
-
-
-def _block(sheet: Sheet, *, markdown: str, granularity: str | None) -> Json:
-    block: Json = {"type": "text" if sheet.text else "image", "content": markdown}
-    block.update(_corners(sheet.width, sheet.height))
-    if not sheet.text:
-        block["image_id"] = markdown.partition("[")[2].partition("]")[0]
-    if granularity == "block":
-        block["confidence_scores"] = {
-            "average_content_confidence_score": 1.0,
-            "minimum_content_confidence_score": 1.0,
-            "block_type_confidence_score": 1.0,
-        }
-    return block
-
-
-def _corners(width: int, height: int) -> Json:
-    return {"top_left_x": 0, "top_left_y": 0, "bottom_right_x": width, "bottom_right_y": height}
-
-
-def _confidence(markdown: str, *, granularity: str) -> Json:
-    scores: Json = {"average_page_confidence_score": 1.0, "minimum_page_confidence_score": 1.0}
-    if granularity == "word":
-        words, place = [], 0
-        for word in markdown.split():
-            place = markdown.index(word, place)
-            words.append({"text": word, "confidence": 1.0, "start_index": place})
-            place += len(word)
-        scores["word_confidence_scores"] = words
-    return scores
 
 
 def _annotation(schema: object) -> str | None:

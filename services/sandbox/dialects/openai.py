@@ -2,219 +2,267 @@
 
 Models: any name is accepted but `missing-model`, which is a 404. What follows a `?` in a model is its faults.
 
-Prompt tokens: those of the messages (see `openai_messages`) and 8 for each tool.
+Prompt tokens: 1 for each message, those of its text and tool calls, 85 for each image, and 8 for each tool.
 
-What cannot be honoured is refused: logit_bias, audio, functions, web_search_options, custom tools. Fields that OpenAI
-does not know are accepted.
+What cannot be honoured is refused: logit_bias, logprobs, audio, functions, web_search_options, custom tools. Fields
+that OpenAI does not know are accepted.
 """
 
-import re
-from dataclasses import dataclass
-from typing import Literal
+from __future__ import annotations
 
-from services.sandbox.checks import Fields, Refused
-from services.sandbox.core import Ask, Tool
-from services.sandbox.dialects.openai_messages import read_messages
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from services.sandbox.checks import Refused, converted, missing
+from services.sandbox.core import Question, Tool, ToolChoice, fragments, tokens
 from services.sandbox.faults import Faults
 from services.sandbox.schema import Schema
 
-MISSING_MODEL = "missing-model"
-TOOL_TOKENS = 8
-
-_MAX_GENERATED_WORDS = 1_000_000
-_UNSUPPORTED = ("audio", "functions", "function_call", "logit_bias", "web_search_options")
-_TIERS = ("auto", "default", "flex", "scale", "priority")
-_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh")
-_STRINGS: tuple[tuple[str, tuple[str, ...] | None], ...] = (
-    ("user", None),
-    ("safety_identifier", None),
-    ("prompt_cache_key", None),
-    ("service_tier", _TIERS),
-    ("reasoning_effort", _EFFORTS),
-    ("verbosity", ("low", "medium", "high")),
+MISSING_MODEL: Final = "missing-model"
+IMAGE_TOKENS: Final = 85
+TOOL_TOKENS: Final = 8
+_MAX_GENERATED_WORDS: Final = 1_000_000
+_UNSUPPORTED: Final = (
+    "audio",
+    "functions",
+    "function_call",
+    "logit_bias",
+    "logprobs",
+    "top_logprobs",
+    "web_search_options",
 )
-_NUMBERS = (("temperature", 0, 2), ("top_p", 0, 1), ("presence_penalty", -2, 2), ("frequency_penalty", -2, 2))
-_FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-_ANY_OBJECT: Schema = {"type": "object", "properties": {"answer": {"type": "string"}}}
+_ANY_OBJECT: Final[Schema] = {"type": "object", "properties": {"answer": {"type": "string"}}}
+
+_Object: TypeAlias = dict[str, Any]
+_Penalty: TypeAlias = Annotated[float, Meta(ge=-2, le=2)]
+_Limit: TypeAlias = Annotated[int, Meta(ge=1)]
+
+
+class _ImageUrl(msgspec.Struct):
+    url: str
+    detail: Literal["auto", "low", "high", "original"] | None = None
+
+
+class _Part(msgspec.Struct):
+    type: Literal["text", "refusal", "image_url"]
+    text: str | None = None
+    refusal: str | None = None
+    image_url: _ImageUrl | None = None
+
+
+class _CalledFunction(msgspec.Struct):
+    name: str
+    arguments: str
+
+
+class _PastCall(msgspec.Struct):
+    id: str
+    function: _CalledFunction
+
+
+class _Message(msgspec.Struct):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[_Part] | None = None
+    refusal: str | None = None
+    tool_calls: list[_PastCall] | None = None
+    tool_call_id: str | None = None
+
+
+class _Function(msgspec.Struct):
+    name: Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    strict: bool | None = None
+    parameters: _Object | None = None
+
+
+class _Tool(msgspec.Struct):
+    type: Literal["function"]
+    function: _Function
+
+
+class _FunctionName(msgspec.Struct):
+    name: str
+
+
+class _NamedTool(msgspec.Struct):
+    type: Literal["function"]
+    function: _FunctionName
+
+
+class _JsonSchema(msgspec.Struct):
+    name: str
+    strict: bool | None = None
+    schema: _Object | None = None
+
+
+class _ResponseFormat(msgspec.Struct):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: _JsonSchema | None = None
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class _Body(msgspec.Struct):
+    """The fields that are honoured or checked, with OpenAI's limits."""
+
+    messages: Annotated[list[_Message], Meta(min_length=1)]
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    stop: str | Annotated[list[str], Meta(max_length=4)] | None = None
+    max_tokens: _Limit | None = None
+    max_completion_tokens: _Limit | None = None
+    tools: list[_Tool] | None = None
+    tool_choice: ToolChoice | _NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: _ResponseFormat | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    presence_penalty: _Penalty | None = None
+    frequency_penalty: _Penalty | None = None
+    seed: int | None = None
+    store: bool | None = None
+    metadata: _Object | None = None
+    prediction: _Object | None = None
+    modalities: list[Literal["text"]] | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority"] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
-    """A chat request that was found valid; `alternatives` is top_logprobs, None when no logprobs were asked for."""
+    """A chat request that was found valid."""
 
-    ask: Ask
+    question: Question
     faults: Faults
     stream: bool
     include_usage: bool
-    alternatives: int | None
 
 
-def read_chat(body: Fields, *, model: str, faults: Faults, identity: str) -> ChatRequest:
-    """Read a chat request, of which `identity` is a digest; raises `Refused` for what OpenAI would refuse too."""
-    if model.partition("?")[0] == MISSING_MODEL:
-        message = f"The model `{MISSING_MODEL}` does not exist or you do not have access to it."
-        raise Refused(message, status=404, param="model", code="model_not_found")
-    conversation = read_messages(body)
-    _check_parameters(body)
-    tools = _tools(body)
-    tool_choice, named_tool = _tool_choice(body, tools=tools)
-    stream = body.flag("stream")
-    choices = body.integer("n", low=1, high=128) or 1
-    if choices * (faults.events or 0) > _MAX_GENERATED_WORDS:
-        raise body.refuse("n", f"'n' times the events of the sandbox must not be above {_MAX_GENERATED_WORDS}.")
-    ask = Ask(
-        identity=identity,
-        model=model,
-        text=conversation.text,
-        role=conversation.role,
-        prompt_tokens=conversation.tokens + TOOL_TOKENS * len(tools),
-        images=conversation.images,
-        tools=tools,
-        tool_choice=tool_choice,
-        named_tool=named_tool,
-        parallel=body.flag("parallel_tool_calls", default=True),
-        json_schema=_json_schema(body),
-        choices=choices,
-        stop=_stop(body),
-        limit=_limit(body),
-        words=faults.events,
-    )
-    include_usage = _include_usage(body, stream=stream)
-    return ChatRequest(
-        ask=ask, faults=faults, stream=stream, include_usage=include_usage, alternatives=_alternatives(body)
-    )
-
-
-def read_model(body: Fields) -> str:
-    """Read the model, which the faults may be in."""
-    model = body.text("model")
-    if not model:
+def read_model(body: Mapping[str, Any]) -> str:
+    """Read the model, which the faults may be in; raises Refused."""
+    model = body.get("model")
+    if not model or not isinstance(model, str):
         raise Refused("you must provide a model parameter", param="model", code="missing_required_parameter")
     return model
 
 
-def _check_parameters(body: Fields) -> None:
+def read_chat(values: Mapping[str, Any], *, model: str, faults: Faults, identity: str) -> ChatRequest:
+    """Read a chat request, of which `identity` is a digest; raises Refused for what OpenAI would refuse, too."""
+    if model.partition("?")[0] == MISSING_MODEL:
+        message = f"The model `{MISSING_MODEL}` does not exist or you do not have access to it."
+        raise Refused(message, status=404, param="model", code="model_not_found")
     for name in _UNSUPPORTED:
-        if body.values.get(name):
-            raise body.refuse(
-                name, f"Unsupported parameter: '{name}' is not supported by the sandbox.", code="unsupported_parameter"
-            )
-    for name, choices in _STRINGS:
-        body.text(name, choices=choices)
-    for name, low, high in _NUMBERS:
-        body.number(name, low=low, high=high)
-    body.integer("seed", low=-(2**63), high=2**63 - 1)
-    body.flag("store")
-    body.child("metadata")
-    body.child("prediction")
-    if body.items("modalities") not in ([], ["text"]):
-        raise body.refuse("modalities", "Invalid value: the sandbox supports the modality 'text' only.")
+        if values.get(name):
+            message = f"Unsupported parameter: '{name}' is not supported by the sandbox."
+            raise Refused(message, param=name, code="unsupported_parameter")
+    body = converted(values, _Body)
+    _check_combinations(body, faults=faults)
+    tools = tuple(Tool(name=each.function.name, parameters=each.function.parameters or {}) for each in body.tools or ())
+    tool_choice, named_tool = _tool_choice(body)
+    texts = _texts(body.messages)
+    last = body.messages[-1]
+    question = Question(
+        identity=identity,
+        model=model,
+        text=texts[-1],
+        role=last.role,
+        prompt_tokens=sum(map(_message_tokens, body.messages, texts)) + TOOL_TOKENS * len(tools),
+        images=sum(map(_images, body.messages)),
+        tools=tools,
+        tool_choice=tool_choice,
+        named_tool=named_tool,
+        parallel=body.parallel_tool_calls is not False,
+        json_schema=_json_schema(body.response_format),
+        choices=body.n or 1,
+        stop=tuple(filter(None, [body.stop] if isinstance(body.stop, str) else body.stop or ())),
+        limit=body.max_tokens or body.max_completion_tokens,
+        words=faults.events,
+    )
+    include_usage = body.stream_options is not None and body.stream_options.include_usage is True
+    return ChatRequest(question=question, faults=faults, stream=body.stream is True, include_usage=include_usage)
 
 
-def _tools(body: Fields) -> tuple[Tool, ...]:
+def _check_combinations(body: _Body, *, faults: Faults) -> None:
+    if body.max_tokens and body.max_completion_tokens:
+        message = "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported."
+        raise Refused(message, param="max_tokens", code="invalid_parameter_combination")
+    if body.stream_options is not None and not body.stream:
+        message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
+        raise Refused(message, param="stream_options")
+    if (body.n or 1) * (faults.events or 0) > _MAX_GENERATED_WORDS:
+        raise Refused(f"'n' times the events of the sandbox must not be above {_MAX_GENERATED_WORDS}.", param="n")
+
+
+def _texts(messages: list[_Message]) -> list[str]:
+    """Return the text of each message; raises Refused for a message that lacks what its role needs."""
+    call_ids: set[str] = set()
+    texts = []
+    for index, message in enumerate(messages):
+        path = f"messages[{index}]"
+        call_ids.update(call.id for call in message.tool_calls or ())
+        if message.role == "tool" and message.tool_call_id not in call_ids:
+            text = "messages with role 'tool' must be a response to a preceding message with 'tool_calls'."
+            raise Refused(f"Invalid parameter: {text}", param=f"{path}.tool_call_id")
+        may_be_silent = message.role == "assistant" and (message.tool_calls or message.refusal)
+        if message.content is None and not may_be_silent:
+            raise missing(f"{path}.content")
+        texts.append(_text(message.content, path=f"{path}.content"))
+    return texts
+
+
+def _text(content: str | list[_Part] | None, *, path: str) -> str:
+    if not isinstance(content, list):
+        return content or ""
     found = []
-    for tool in body.children("tools"):
-        if tool.text("type", choices=("function",)) is None:
-            raise tool.missing("type")
-        function = tool.child("function")
-        if function is None:
-            raise tool.missing("function")
-        name = function.text("name")
-        if name is None:
-            raise function.missing("name")
-        if not _FUNCTION_NAME.fullmatch(name):
-            raise function.refuse(
-                "name", f"Invalid '{function.path('name')}': it does not match '^[a-zA-Z0-9_-]{{1,64}}$'."
-            )
-        function.text("description")
-        function.flag("strict")
-        parameters = function.child("parameters")
-        found.append(Tool(name=name, parameters={} if parameters is None else parameters.values))
-    return tuple(found)
+    for index, part in enumerate(content):
+        value = getattr(part, part.type)
+        if value is None:
+            raise missing(f"{path}[{index}].{part.type}")
+        if part.type != "image_url":
+            found.append(value)
+    return "\n".join(filter(None, found))
 
 
-def _tool_choice(body: Fields, *, tools: tuple[Tool, ...]) -> tuple[Literal["auto", "none", "required"], str | None]:
-    choice = body.values.get("tool_choice")
+def _images(message: _Message) -> int:
+    return sum(part.type == "image_url" for part in message.content) if isinstance(message.content, list) else 0
+
+
+def _message_tokens(message: _Message, text: str) -> int:
+    calls = sum(1 + len(fragments(call.function.arguments)) for call in message.tool_calls or ())
+    return 1 + len(tokens(text)) + calls + IMAGE_TOKENS * _images(message)
+
+
+def _tool_choice(body: _Body) -> tuple[ToolChoice, str | None]:
+    choice = body.tool_choice
     if choice is None or choice in ("auto", "none"):
         return ("none" if choice == "none" else "auto"), None
-    if not tools:
-        raise body.refuse(
-            "tool_choice", "Invalid value for 'tool_choice': 'tool_choice' is only allowed when 'tools' are specified."
-        )
-    if isinstance(choice, str):
-        body.text("tool_choice", choices=("none", "auto", "required"))
+    if not body.tools:
+        raise Refused("'tool_choice' is only allowed when 'tools' are specified.", param="tool_choice")
+    if not isinstance(choice, _NamedTool):
         return "required", None
-    named = body.child("tool_choice") or body
-    if named.text("type", choices=("function",)) is None:
-        raise named.missing("type")
-    function = named.child("function")
-    name = None if function is None else function.text("name")
-    if name is None:
-        raise named.missing("function.name")
-    if name not in [tool.name for tool in tools]:
-        raise named.refuse("function.name", f"Invalid value for 'tool_choice': '{name}' is not one of the 'tools'.")
-    return "required", name
+    if choice.function.name not in [tool.function.name for tool in body.tools]:
+        message = f"Invalid value for 'tool_choice': '{choice.function.name}' is not one of the 'tools'."
+        raise Refused(message, param="tool_choice.function.name")
+    return "required", choice.function.name
 
 
-def _json_schema(body: Fields) -> Schema | None:
-    wanted = body.child("response_format")
-    if wanted is None:
+def _json_schema(wanted: _ResponseFormat | None) -> Schema | None:
+    if wanted is None or wanted.type == "text":
         return None
-    kind = wanted.text("type", choices=("text", "json_object", "json_schema"))
-    if kind is None:
-        raise wanted.missing("type")
-    if kind == "text":
-        return None
-    if kind == "json_object":
+    if wanted.type == "json_object":
         return _ANY_OBJECT
-    named = wanted.child("json_schema")
-    if named is None:
-        raise wanted.missing("json_schema")
-    if named.text("name") is None:
-        raise named.missing("name")
-    named.flag("strict")
-    schema = named.child("schema")
-    return {} if schema is None else schema.values
-
-
-def _stop(body: Fields) -> tuple[str, ...]:
-    stop = body.values.get("stop")
-    words = [stop] if isinstance(stop, str) else body.items("stop")
-    if len(words) > 4:
-        raise body.refuse(
-            "stop",
-            "Invalid 'stop': array too long. Expected an array with maximum length 4.",
-            code="array_above_max_length",
-        )
-    found = []
-    for index, word in enumerate(words):
-        if not isinstance(word, str):
-            raise body.wrong_type(f"stop[{index}]", expected="a string", value=word)
-        if word:
-            found.append(word)
-    return tuple(found)
-
-
-def _limit(body: Fields) -> int | None:
-    old, new = body.integer("max_tokens", low=1), body.integer("max_completion_tokens", low=1)
-    if old is not None and new is not None:
-        message = "Setting 'max_tokens' and 'max_completion_tokens' at the same time is not supported."
-        raise body.refuse("max_tokens", message, code="invalid_parameter_combination")
-    return old if new is None else new
-
-
-def _include_usage(body: Fields, *, stream: bool) -> bool:
-    options = body.child("stream_options")
-    if options is None:
-        return False
-    if not stream:
-        raise body.refuse("stream_options", "The 'stream_options' parameter is only allowed when 'stream' is enabled.")
-    options.flag("include_obfuscation")
-    return options.flag("include_usage")
-
-
-def _alternatives(body: Fields) -> int | None:
-    wanted, count = body.flag("logprobs"), body.integer("top_logprobs", low=0, high=20)
-    if count is not None and not wanted:
-        raise body.refuse("top_logprobs", "'top_logprobs' is only allowed when 'logprobs' is enabled.")
-    return (count or 0) if wanted else None
+    if wanted.json_schema is None:
+        raise missing("response_format.json_schema")
+    return wanted.json_schema.schema or {}

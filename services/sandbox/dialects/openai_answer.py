@@ -68,7 +68,7 @@ def fault_body(faults: Faults, *, status: int) -> Json:
 def completion(request: ChatRequest, *, answer: Answer, frame: Frame) -> Json:
     """Return the answer as a chat.completion object."""
     body = _head(request, object_name="chat.completion", created=frame.created)
-    body["choices"] = [_whole_choice(request, reply=reply, index=index) for index, reply in enumerate(answer.replies)]
+    body["choices"] = [_choice(reply, index=index) for index, reply in enumerate(answer.replies)]
     if not request.faults.no_usage:
         body["usage"] = usage_object(answer.usage)
     if frame.sandbox is not None:
@@ -82,7 +82,7 @@ def chunk_events(request: ChatRequest, *, answer: Answer, created: int) -> Itera
     tail: Json = {}
     if request.include_usage and not request.faults.no_usage:
         tail["usage"] = None
-    streams = (_reply_chunks(request, reply=reply, index=index) for index, reply in enumerate(answer.replies))
+    streams = (_reply_chunks(reply, index=index) for index, reply in enumerate(answer.replies))
     for row in zip_longest(*streams):
         for choice, tokens, reasoning in filter(None, row):
             yield Event(data=sse({**head, "choices": [choice], **tail}), tokens=tokens, reasoning=reasoning)
@@ -113,16 +113,16 @@ def _error(message: str, *, kind: str, param: str | None, code: str | None) -> J
 
 def _head(request: ChatRequest, *, object_name: str, created: int) -> Json:
     return {
-        "id": f"chatcmpl-{request.ask.identity[:24]}",
+        "id": f"chatcmpl-{request.question.identity[:24]}",
         "object": object_name,
         "created": created,
-        "model": request.ask.model,
+        "model": request.question.model,
         "service_tier": "default",
         "system_fingerprint": "fp_sandbox",
     }
 
 
-def _whole_choice(request: ChatRequest, *, reply: Reply, index: int) -> Json:
+def _choice(reply: Reply, *, index: int) -> Json:
     message: Json = {"role": "assistant", "content": "".join(reply.pieces), "refusal": None, "annotations": []}
     if reply.calls:
         message["content"] = None
@@ -130,15 +130,14 @@ def _whole_choice(request: ChatRequest, *, reply: Reply, index: int) -> Json:
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": "".join(call.fragments)}}
             for call in reply.calls
         ]
-    logprobs = _logprobs(request, pieces=reply.pieces)
-    return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reply.finish}
+    return {"index": index, "message": message, "logprobs": None, "finish_reason": reply.finish}
 
 
-def _reply_chunks(request: ChatRequest, *, reply: Reply, index: int) -> Iterator[tuple[Json, int, int]]:
+def _reply_chunks(reply: Reply, *, index: int) -> Iterator[tuple[Json, int, int]]:
     first: Json = {"role": "assistant", "content": None if reply.calls else "", "refusal": None}
     yield _delta(index, delta=first), reply.reasoning_tokens, reply.reasoning_tokens
     for piece in reply.pieces:
-        yield _delta(index, delta={"content": piece}, logprobs=_logprobs(request, pieces=(piece,))), 1, 0
+        yield _delta(index, delta={"content": piece}), 1, 0
     for number, call in enumerate(reply.calls):
         opening = {"index": number, "id": call.id, "type": "function", "function": {"name": call.name, "arguments": ""}}
         yield _delta(index, delta={"tool_calls": [opening]}), 1, 0
@@ -148,19 +147,5 @@ def _reply_chunks(request: ChatRequest, *, reply: Reply, index: int) -> Iterator
     yield _delta(index, delta={}, finish=reply.finish), 0, 0
 
 
-def _delta(index: int, *, delta: Json, logprobs: Json | None = None, finish: str | None = None) -> Json:
-    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-
-
-def _logprobs(request: ChatRequest, *, pieces: tuple[str, ...]) -> Json | None:
-    if request.alternatives is None:
-        return None
-    return {"content": [_logprob(piece, alternatives=request.alternatives) for piece in pieces], "refusal": None}
-
-
-def _logprob(piece: str, *, alternatives: int) -> Json:
-    others = [f"{piece}~{number}" if number else piece for number in range(alternatives)]
-    top = [
-        {"token": text, "logprob": -0.1 - number, "bytes": list(text.encode())} for number, text in enumerate(others)
-    ]
-    return {"token": piece, "logprob": -0.1, "bytes": list(piece.encode()), "top_logprobs": top}
+def _delta(index: int, *, delta: Json, finish: str | None = None) -> Json:
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}

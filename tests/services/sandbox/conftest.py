@@ -12,7 +12,8 @@ from openai import OpenAI
 
 from services.sandbox.app import Parts, create_app
 from services.sandbox.server import make_server
-from services.sandbox.store import Closing, Entry, FakeLedger
+from services.sandbox.store import Closing, Entry
+from tests.services.sandbox.fake_ledger import FakeLedger
 
 WAIT_SECONDS = 20
 

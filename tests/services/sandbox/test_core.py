@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.sandbox.core import Ask, Reply, Tool, answer, fragments, tokens
+from services.sandbox.core import Question, Reply, Tool, answer, fragments, tokens
 
 WEATHER = Tool(
     name="get_weather",
@@ -14,16 +14,18 @@ WEATHER = Tool(
 CLOCK = Tool(name="get_time", parameters={})
 
 
-def ask(text: str = "Hello there", **changes: Any) -> Ask:
-    return Ask(**{"identity": "a" * 64, "model": "demo", "text": text, "role": "user", "prompt_tokens": 3, **changes})
+def ask(text: str = "Hello there", **changes: Any) -> Question:
+    return Question(
+        **{"identity": "a" * 64, "model": "demo", "text": text, "role": "user", "prompt_tokens": 3, **changes}
+    )
 
 
-def only(asked: Ask) -> Reply:
+def only(asked: Question) -> Reply:
     (reply,) = answer(asked).replies
     return reply
 
 
-def text_of(asked: Ask) -> str:
+def text_of(asked: Question) -> str:
     return "".join(only(asked).pieces)
 
 

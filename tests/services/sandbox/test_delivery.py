@@ -8,8 +8,9 @@ from services.sandbox.core import Usage
 from services.sandbox.delivery import Delivery
 from services.sandbox.faults import Faults
 from services.sandbox.script import DONE, Event, Script, json_script, stream_script
-from services.sandbox.store import Entry, FakeLedger, Opening
+from services.sandbox.store import Entry, Opening
 from tests.services.sandbox.conftest import Sleeper
+from tests.services.sandbox.fake_ledger import FakeLedger
 
 USAGE = Usage(prompt=5, completion=3, cached=2, reasoning=1)
 EVENTS = (

@@ -2,12 +2,12 @@ from typing import Any
 
 import pytest
 
-from services.sandbox.checks import Fields, Refused
+from services.sandbox.checks import Refused
 from services.sandbox.faults import Faults, read_faults
 
 
 def read(asked: Any = None, *, model: str = "demo") -> Faults:
-    return read_faults(Fields({} if asked is None else {"sandbox": asked}), model=model)
+    return read_faults({} if asked is None else {"sandbox": asked}, model=model)
 
 
 def test_nothing_fails_unless_asked() -> None:

@@ -121,18 +121,14 @@ def test_images_can_be_limited(sandbox: Sandbox) -> None:
     assert page["images"][0]["image_base64"] is None
 
 
-@pytest.mark.parametrize("granularity", ["word", "page", "block"])
-def test_blocks_scores_and_annotations_come_when_asked_for(mistral: Mistral, granularity: Any) -> None:
+def test_blocks_and_annotations_come_when_asked_for(mistral: Mistral) -> None:
     options: Any = {"document_annotation_format": SCHEMA, "bbox_annotation_format": SCHEMA}
     for given in (document(), image()):
-        answer = mistral.ocr.process(
-            model="m", document=given, confidence_scores_granularity=granularity, include_blocks=True, **options
-        )
+        answer = mistral.ocr.process(model="m", document=given, **options)
         assert answer.document_annotation == '{"n":0}'
         page = answer.pages[0]
+        # The SDK asks for blocks by itself.
         assert [block.type for block in page.blocks or []] == (["image"] if page.images else ["text"])
-        assert page.confidence_scores
-        assert page.confidence_scores.average_page_confidence_score == 1.0
         assert all(found.image_annotation == '{"n":0}' for found in page.images)
     plain = mistral.ocr.process(model="m", document=document(), include_blocks=False)
     assert not plain.pages[0].blocks
@@ -228,7 +224,7 @@ def test_an_image_that_is_a_pdf_a_page_beyond_the_end_a_file_and_a_missing_model
         (b'{"model":"m"}', "document"),
         (b'{"model":"m","url":"https://x.test/a.pdf"}', "url"),
         (b'{"model":"m","document":"x"}', "document"),
-        (b'{"model":"m","document":{}}', "document.file_id"),
+        (b'{"model":"m","document":{}}', "document.document_url"),
         (b'{"model":"m","document":{"type":"other"}}', "document.type"),
         (b'{"model":"m","document":{"type":"document_url","document_url":7}}', "document.document_url"),
         (b'{"model":"m","document":{"type":"image_url","image_url":{"url":7}}}', "document.image_url.url"),
@@ -237,6 +233,10 @@ def test_an_image_that_is_a_pdf_a_page_beyond_the_end_a_file_and_a_missing_model
         (b'{"model":"m","document":{"document_url":"x"},"pages":[-1]}', "pages[0]"),
         (b'{"model":"m","document":{"document_url":"x"},"pages":[true]}', "pages[0]"),
         (b'{"model":"m","document":{"document_url":"x"},"include_image_base64":1}', "include_image_base64"),
+        (
+            b'{"model":"m","document":{"document_url":"x"},"confidence_scores_granularity":"word"}',
+            "confidence_scores_granularity",
+        ),
         (
             b'{"model":"m","document":{"document_url":"x"},"document_annotation_prompt":"x"}',
             "document_annotation_prompt",

@@ -6,7 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from services.sandbox.store import Closing, FakeLedger, FileLedger, Ledger, NullLedger, Opening
+from services.sandbox.store import Closing, FileLedger, Ledger, NullLedger, Opening
+from tests.services.sandbox.fake_ledger import FakeLedger
 
 
 def opening(request_id: str | None = "r-1") -> Opening:
