@@ -17,6 +17,7 @@ import pytest
 from common.identity.remote import RemoteAuthenticator
 from deploy.local.jwt import platform_jwt
 from tests.services.auth.support import ENVIRONMENT, JWT_SECRET, SERVICE_KEY
+from tests.tied import tied
 from turnpike.auth.v1 import api_token_pb2, api_token_pb2_grpc
 
 
@@ -34,7 +35,9 @@ def _environment(state_dir: Path, **more: str) -> dict[str, str]:
 async def _service(environment: Mapping[str, str]) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     """Start the service; yields its process and its address."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-W", "error", "-m", "services.auth", env=environment, stdout=asyncio.subprocess.PIPE
+        *tied([sys.executable, "-W", "error", "-m", "services.auth"]),
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
     )
     try:
         assert process.stdout is not None

@@ -15,6 +15,7 @@ import httpx
 from deploy.local.envoy import write_envoy
 from tests.e2e.stack import bounded
 from tests.ports import reserved_ports
+from tests.tied import tied
 
 _READY_SECONDS: Final = 30.0
 
@@ -34,7 +35,7 @@ def _running_edge(directory: Path, *, port: int, admin_port: int, service_port: 
     flags = ["--disable-hot-restart", "--log-level", "warning", "--concurrency", "1"]
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(
-            [str(envoy), "-c", str(bootstrap), *flags], env={"PATH": os.environ["PATH"]}, stdout=log, stderr=log
+            tied([str(envoy), "-c", str(bootstrap), *flags]), env={"PATH": os.environ["PATH"]}, stdout=log, stderr=log
         )
     try:
         _wait_for(f"http://127.0.0.1:{admin_port}/ready", process, log=directory / "log")

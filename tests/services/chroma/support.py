@@ -31,6 +31,7 @@ from services.chroma.core import Chroma
 from services.chroma.store import HttpStore, Store
 from tests.common.metering.fake_outbox import FakeOutbox
 from tests.e2e.stack import bounded
+from tests.tied import tied
 from turnpike.chroma.v1 import chroma_http_pb2_grpc, chroma_pb2, chroma_pb2_grpc
 
 SEPARATOR: Final = "__"
@@ -48,7 +49,7 @@ def real_chroma(directory: Path, *, port: int) -> Iterator[str]:
     command = [str(Path(sys.executable).with_name("chroma")), "run", "--path", str(directory / "data")]
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(
-            [*command, "--host", "127.0.0.1", "--port", str(port)], env=environment, stdout=log, stderr=log
+            tied([*command, "--host", "127.0.0.1", "--port", str(port)]), env=environment, stdout=log, stderr=log
         )
     try:
         _wait_for(url, process)

@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from common.serving.routes import services_of
 from services.chroma.servicer import ROUTES
 from tests.e2e.stack import REPOSITORY
+from tests.tied import tied
 
 
 def _start(state: Path, settings: Mapping[str, str]) -> subprocess.Popen[str]:
@@ -29,7 +30,7 @@ def _start(state: Path, settings: Mapping[str, str]) -> subprocess.Popen[str]:
         **settings,
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "services.chroma"],
+        tied([sys.executable, "-m", "services.chroma"]),
         cwd=REPOSITORY,
         env=environment,
         stdout=subprocess.PIPE,

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from services.sandbox.config import SandboxSettings, split_address
 from services.sandbox.store import FileLedger
 from tests.ports import reserved_ports
+from tests.tied import tied
 
 ROOT = Path(__file__).parents[3]
 
@@ -27,7 +28,7 @@ def _running(ledger_path: Path, *, address: str) -> Iterator[tuple["subprocess.P
     variables = {"TURNPIKE_SANDBOX_LISTEN": address, "TURNPIKE_SANDBOX_LEDGER_PATH": str(ledger_path)}
     with (
         subprocess.Popen(
-            [sys.executable, "-m", "services.sandbox"], cwd=ROOT, env={**os.environ, **variables}
+            tied([sys.executable, "-m", "services.sandbox"]), cwd=ROOT, env={**os.environ, **variables}
         ) as process,
         httpx.Client(base_url=f"http://{address}", transport=httpx.HTTPTransport(retries=6), timeout=30) as client,
     ):

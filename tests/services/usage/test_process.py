@@ -17,6 +17,7 @@ import grpc
 import msgspec
 
 from tests.services.usage.builders import event, message
+from tests.tied import tied
 from turnpike.usage.v1 import ingest_pb2, ingest_pb2_grpc, usage_pb2, usage_pb2_grpc
 
 SERVICE_KEY = "a-service-key-for-tests"
@@ -55,9 +56,7 @@ async def spawn(state: Path, **variables: str) -> asyncio.subprocess.Process:
         **variables,
     }
     return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "services.usage",
+        *tied([sys.executable, "-m", "services.usage"]),
         cwd=ROOT,
         env=environment,
         stdout=asyncio.subprocess.PIPE,
