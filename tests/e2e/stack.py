@@ -108,7 +108,7 @@ class Stack:
         """Stop as Ctrl-C does, and wait for the end of every process."""
         children = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
         self.process.send_signal(signal.SIGINT)
-        self.process.wait(_STOP_SECONDS)
+        assert self.process.wait(_STOP_SECONDS) == 0
         _, alive = psutil.wait_procs(children, timeout=_STOP_SECONDS)
         assert not alive, f"left behind: {alive}"
 
@@ -126,6 +126,8 @@ def _running_stack(state: Path, settings: Mapping[str, str], *, port: int, port_
         "TURNPIKE_STATE_DIR": str(state),
         "TURNPIKE_PORT": str(port),
         "TURNPIKE_PORT_BASE": str(port_base),
+        # Half a gigabyte that few tests need; an empty value runs a server.
+        "CHROMA_BASE_URL": "http://127.0.0.1:9",
         "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'gen'}",
         **settings,
     }

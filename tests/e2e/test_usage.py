@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.stack import Stack, bounded, running_stack
+from tests.e2e.stack import Stack, bounded
 from tests.e2e.test_edge import CHAT, HELLO
 
 
@@ -75,30 +75,29 @@ def test_no_key_is_needed_where_none_is_set(stack: Stack) -> None:
         assert client.get("/v1/usage").status_code == 200
 
 
-def test_a_usage_key_closes_the_route_and_an_open_gateway_serves_nobody_in_particular(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    settings = {"USAGE_API_KEY": "usage-key-of-the-test", "API_AUTH_REQUIRED": "0", "PROXY_API_KEY": "proxy-key"}
-    with running_stack(tmp_path_factory.mktemp("keys"), settings) as stack:
-        with stack.client(credential="") as nobody:
-            assert nobody.post(CHAT, json=HELLO).status_code == 200
-            assert nobody.get("/v1/usage").status_code == 401
-            by_header = nobody.get("/v1/usage", headers={"x-usage-key": "usage-key-of-the-test"})
-            wrong = nobody.get("/v1/usage", headers={"x-usage-key": "wrong"})
-            assert nobody.post(CHAT, json=HELLO, headers={"authorization": "Bearer wrong"}).status_code == 401
-        assert by_header.status_code == 200
-        assert by_header.json()["scope"] == "all"
-        assert wrong.status_code == 401
-        with stack.client(credential="proxy-key") as proxy:
-            assert proxy.post(CHAT, json=HELLO).status_code == 200
-            assert proxy.get("/v1/api-tokens").status_code == 403
-        with stack.client(credential="usage-key-of-the-test") as operator:
-            for _ in bounded(15):
-                if operator.get("/v1/usage").json()["totals"]["requests"] == 2:
-                    break
-            everything = operator.get("/v1/usage").json()
-        assert everything["totals"]["requests"] == 2
-        with stack.client() as user:
-            own = user.get("/v1/usage").json()
-        assert own["scope"] == "user"
-        assert own["totals"]["requests"] == 0
+def test_a_usage_key_closes_the_route_and_an_open_gateway_serves_nobody_in_particular(closed: Stack) -> None:
+    body = {**HELLO, "model": "for-nobody-in-particular"}
+    with closed.client(credential="") as nobody:
+        assert nobody.post(CHAT, json=body).status_code == 200
+        assert nobody.get("/v1/usage").status_code == 401
+        by_header = nobody.get("/v1/usage", headers={"x-usage-key": "usage-key-of-the-test"})
+        wrong = nobody.get("/v1/usage", headers={"x-usage-key": "wrong"})
+        assert nobody.post(CHAT, json=body, headers={"authorization": "Bearer wrong"}).status_code == 401
+    assert by_header.status_code == 200
+    assert by_header.json()["scope"] == "all"
+    assert wrong.status_code == 401
+    with closed.client(credential="proxy-key") as proxy:
+        assert proxy.post(CHAT, json=body).status_code == 200
+        assert proxy.get("/v1/api-tokens").status_code == 403
+    counted = 0
+    with closed.client(credential="usage-key-of-the-test") as operator:
+        for _ in bounded(15):
+            models = {entry["model"]: entry for entry in operator.get("/v1/usage").json()["top_models"]}
+            counted = models.get(body["model"], {}).get("requests", 0)
+            if counted == 2:
+                break
+    assert counted == 2
+    with closed.client(credential=closed.jwt_of("who-asked-nothing")) as user:
+        own = user.get("/v1/usage").json()
+    assert own["scope"] == "user"
+    assert own["totals"]["requests"] == 0

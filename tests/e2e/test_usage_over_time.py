@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.e2e.conftest import PRICES
 from tests.e2e.stack import Stack, bounded, running_stack
 from tests.e2e.test_edge import CHAT, HELLO
 
@@ -29,15 +29,6 @@ DAY_NUMBERS = {
     "errors",
     "unpriced_requests",
 }
-# Fictional: half a nano-dollar is at stake in each, so that rounding shows.
-PRICES = """
-version: of-the-test
-models:
-  - name: priced
-    provider: sandbox
-    input: "2.5005"
-    output: 10.0005
-"""
 
 
 def get(stack: Stack, path: str, **options: Any) -> dict[str, Any]:
@@ -48,16 +39,16 @@ def get(stack: Stack, path: str, **options: Any) -> dict[str, Any]:
     return found
 
 
-def chat(stack: Stack, *, model: str, times: int, stream: bool = False) -> None:
-    with stack.client() as client:
+def chat(stack: Stack, *, model: str, times: int, stream: bool = False, credential: str | None = None) -> None:
+    with stack.client(credential=credential) as client:
         for _ in range(times):
             assert client.post(CHAT, json={**HELLO, "model": model, "stream": stream}).status_code == 200
 
 
-def until(stack: Stack, *, requests: int) -> dict[str, Any]:
+def until(stack: Stack, *, requests: int, credential: str | None = None) -> dict[str, Any]:
     """Return the rollups as soon as so many requests are in the shortest window."""
     for _ in bounded(15):
-        found = get(stack, ROLLUPS)
+        found = get(stack, ROLLUPS, credential=credential)
         if found["rollups"][0]["totals"]["requests"] >= requests:
             return found
     raise AssertionError(f"{requests} requests are not in {found}")
@@ -121,17 +112,6 @@ def test_only_get_is_taken(stack: Stack, path: str) -> None:
     assert answer.json()["error"]["code"] == "method_not_allowed"
 
 
-@pytest.fixture(scope="module")
-def priced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack whose usage is closed by a key, with prices for one model of the sandbox."""
-    directory = tmp_path_factory.mktemp("priced")
-    prices = directory / "prices.yaml"
-    prices.write_text(PRICES)
-    settings = {"TURNPIKE_PRICES": str(prices), "TURNPIKE_USAGE_ROLLUP_SECONDS": "1"}
-    with running_stack(directory / "state", settings) as running:
-        yield running
-
-
 def ledger(stack: Stack, *, model: str) -> list[dict[str, Any]]:
     entries = httpx.get(f"{stack.sandbox_url}/sandbox/ledger", params={"limit": 1000}, trust_env=False).json()["data"]
     return [entry for entry in entries if entry["model"] == model]
@@ -142,18 +122,20 @@ def usd(tokens: int, *, price_in_nano: int) -> int:
     return (tokens * price_in_nano + 500_000) // 1_000_000
 
 
-def test_costs_are_exact_and_sums_equal_everywhere(priced: Stack) -> None:
-    chat(priced, model="priced", times=3)
-    chat(priced, model="priced", times=2, stream=True)
-    chat(priced, model="unknown", times=2)
-    rollups = until(priced, requests=7)
-    entries = ledger(priced, model="priced")
+def test_costs_are_exact_and_sums_equal_everywhere(closed: Stack) -> None:
+    token = closed.new_token("payer")["token"]
+    chat(closed, model="priced", times=3, credential=token)
+    chat(closed, model="priced", times=2, stream=True, credential=token)
+    chat(closed, model="unknown", times=2, credential=token)
+    rollups = until(closed, requests=7, credential=token)
+    entries = ledger(closed, model="priced")
     assert len(entries) == 5
     input_nano = sum(usd(entry["prompt_tokens"], price_in_nano=2_500_500_000) for entry in entries)
     output_nano = sum(usd(entry["completion_tokens"], price_in_nano=10_000_500_000) for entry in entries)
     assert input_nano > 0
     assert output_nano > 0
-    usage, daily = get(priced, "/v1/usage?hours=24"), get(priced, f"{DAILY}?days=2")
+    usage = get(closed, "/v1/usage?hours=24", credential=token)
+    daily = get(closed, f"{DAILY}?days=2", credential=token)
     for entry in rollups["rollups"]:
         assert entry["totals"] == usage["totals"]
     for name in DAY_NUMBERS:
@@ -175,24 +157,20 @@ def test_the_sandbox_has_no_price_by_default(stack: Stack) -> None:
     assert totals["unpriced_requests"] >= 1
 
 
-def test_the_key_closes_both_routes(tmp_path_factory: pytest.TempPathFactory) -> None:
-    with running_stack(tmp_path_factory.mktemp("closed"), {"USAGE_API_KEY": "usage-key-of-the-test"}) as closed:
-        chat(closed, model="own", times=1)
-        for path in (DAILY, ROLLUPS):
-            with closed.client(credential="") as nobody:
-                assert nobody.get(path).status_code == 401
-                answer = nobody.get(path, headers={"x-usage-key": "usage-key-of-the-test"})
-            assert (answer.status_code, answer.json()["scope"]) == (200, "all")
-            assert get(closed, path, credential="usage-key-of-the-test")["scope"] == "all"
-            assert get(closed, path)["scope"] == "user"
-        for _ in bounded(15):
-            own = get(closed, ROLLUPS)["rollups"][0]["totals"]["requests"]
-            if own == 1:
-                break
-        assert own == 1
-        other = closed.jwt_of("somebody-else")
-        assert get(closed, ROLLUPS, credential=other)["rollups"][-1]["totals"]["requests"] == 0
-        assert get(closed, DAILY, credential=other)["daily"][-1]["requests"] == 0
+def test_the_key_closes_both_routes(closed: Stack) -> None:
+    token = closed.new_token("owner")["token"]
+    chat(closed, model="own", times=1, credential=token)
+    for path in (DAILY, ROLLUPS):
+        with closed.client(credential="") as nobody:
+            assert nobody.get(path).status_code == 401
+            answer = nobody.get(path, headers={"x-usage-key": "usage-key-of-the-test"})
+        assert (answer.status_code, answer.json()["scope"]) == (200, "all")
+        assert get(closed, path, credential="usage-key-of-the-test")["scope"] == "all"
+        assert get(closed, path, credential=token)["scope"] == "user"
+    assert until(closed, requests=1, credential=token)["rollups"][0]["totals"]["requests"] == 1
+    other = closed.jwt_of("somebody-else")
+    assert get(closed, ROLLUPS, credential=other)["rollups"][-1]["totals"]["requests"] == 0
+    assert get(closed, DAILY, credential=other)["daily"][-1]["requests"] == 0
 
 
 def test_a_wrong_table_stops_the_start_and_names_the_line(tmp_path: Path) -> None:
