@@ -29,7 +29,7 @@ from services.sandbox.documents import fetch, read_document
 from services.sandbox.faults import Faults, read_faults
 from services.sandbox.schema import UnsatisfiableError
 from services.sandbox.script import Headers, Script
-from services.sandbox.store import Ledger, Opening
+from services.sandbox.store import Entry, Ledger
 
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 
@@ -145,7 +145,7 @@ async def _serve(request: Request, *, parts: Parts, dialect: Dialect) -> Respons
         return Response(status_code=400)
     except Refused as error:
         raw, body, refused = b"", {}, error
-    seq = await parts.ledger.start(_opening(request.headers, body=body))
+    entry = await _start(parts.ledger, request.headers, body=body)
     received = ReceivedRequest(body=body, raw=raw, headers=request.headers, began=began)
     faults = Faults()
     try:
@@ -156,7 +156,7 @@ async def _serve(request: Request, *, parts: Parts, dialect: Dialect) -> Respons
         script = dialect.refuse(error, headers=dialect.headers(parts, began=began, remaining=True))
     if faults.event_delay_seconds is None:
         faults = msgspec.structs.replace(faults, event_delay_seconds=parts.event_delay_seconds)
-    return Delivery(script, faults=faults, ledger=parts.ledger, seq=seq, sleep=parts.sleep)
+    return Delivery(script, faults=faults, ledger=parts.ledger, entry=entry, sleep=parts.sleep)
 
 
 async def _openai_answer(received: ReceivedRequest, parts: Parts) -> tuple[Script, Faults]:
@@ -210,9 +210,9 @@ async def _body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def _opening(headers: Mapping[str, str], *, body: Mapping[str, object]) -> Opening:
+async def _start(ledger: Ledger, headers: Mapping[str, str], *, body: Mapping[str, object]) -> Entry:
     request_id, model = headers.get("x-request-id"), body.get("model")
-    return Opening(
+    return await ledger.start(
         request_id=None if request_id is None else request_id[:_MAX_REQUEST_ID_LENGTH],
         model=model if isinstance(model, str) else None,
         stream=body.get("stream") is True,

@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
+import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from services.sandbox.faults import Faults
 from services.sandbox.script import Event, Outcome, Script
-from services.sandbox.store import Closing, Ledger
+from services.sandbox.store import Entry, Ledger
 
 Sleep: TypeAlias = Callable[[float], Awaitable[None]]
 
@@ -19,12 +20,12 @@ _COMMENT = b": ping\n\n"
 class Delivery(Response):
     """The answer to one request; needs `hang_up` in the connection's state, which `server.Connection` puts there."""
 
-    def __init__(self, script: Script, *, faults: Faults, ledger: Ledger, seq: int, sleep: Sleep) -> None:
+    def __init__(self, script: Script, *, faults: Faults, ledger: Ledger, entry: Entry, sleep: Sleep) -> None:
         super().__init__(status_code=script.status)
         self._script = script
         self._faults = faults
         self._ledger = ledger
-        self._seq = seq
+        self._entry = entry
         self._sleep = sleep
         self._ended = False
         self._events_sent = 0
@@ -36,7 +37,7 @@ class Delivery(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Play the script; the ledger has its end before the client can ask for it."""
         play = asyncio.create_task(self._play(send, hang_up=scope["state"]["hang_up"]))
-        gone = asyncio.create_task(_gone(receive))
+        gone = asyncio.create_task(_wait_for_disconnect(receive))
         try:
             await asyncio.wait({play, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not play.done():
@@ -130,7 +131,8 @@ class Delivery(Response):
         self._ended = True
         usage = self._script.usage
         prompt = usage.prompt if self._head_sent else 0
-        closing = Closing(
+        ended = msgspec.structs.replace(
+            self._entry,
             outcome=outcome,
             status=self._script.status if self._head_sent else None,
             events_sent=self._events_sent,
@@ -142,9 +144,9 @@ class Delivery(Response):
             reasoning_tokens=self._reasoning_sent,
             pages=usage.pages if self._head_sent else 0,
         )
-        await self._ledger.end(self._seq, closing=closing)
+        await self._ledger.end(ended)
 
 
-async def _gone(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

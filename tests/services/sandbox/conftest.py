@@ -12,7 +12,7 @@ from openai import OpenAI
 
 from services.sandbox.app import Parts, create_app
 from services.sandbox.server import make_server
-from services.sandbox.store import Closing, Entry
+from services.sandbox.store import Entry
 from tests.services.sandbox.fake_ledger import FakeLedger
 
 WAIT_SECONDS = 20
@@ -43,8 +43,8 @@ class WatchedLedger(FakeLedger):
         self._changed = threading.Condition()
         self._ends = 0
 
-    async def end(self, seq: int, *, closing: Closing) -> None:
-        await super().end(seq, closing=closing)
+    async def end(self, entry: Entry) -> None:
+        await super().end(entry)
         with self._changed:
             self._ends += 1
             self._changed.notify_all()

@@ -5,41 +5,37 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import msgspec
-
-from services.sandbox.store import Closing, EndLine, Entry, Opening, StartLine, merged
+from services.sandbox.store import Entry, selected
 
 
 class FakeLedger:
-    """A ledger in memory, for tests."""
+    """Keeps entries as the file does."""
 
     def __init__(self, *, now: Callable[[], float] = time.time) -> None:
         self._now = now
         self._last_seq = 0
-        self._open: dict[int, str | None] = {}
-        self.lines: list[StartLine | EndLine] = []
+        self._entries: list[Entry] = []
 
     @property
     def entries(self) -> list[Entry]:
-        """Return all requests, the oldest first."""
-        return merged(self.lines, request_id=None, after=0)
+        """All requests, the oldest first."""
+        return selected(self._entries, request_id=None, after=0)
 
-    async def start(self, opening: Opening) -> int:
-        """Keep the start of a request and return its number."""
+    async def start(self, *, request_id: str | None, model: str | None, stream: bool) -> Entry:
+        """Keep the start of a request and return its entry."""
         self._last_seq += 1
-        self._open[self._last_seq] = opening.request_id
-        self.lines.append(StartLine(seq=self._last_seq, at=self._now(), **msgspec.structs.asdict(opening)))
-        return self._last_seq
+        entry = Entry(seq=self._last_seq, at=self._now(), request_id=request_id, model=model, stream=stream)
+        self._entries.append(entry)
+        return entry
 
-    async def end(self, seq: int, *, closing: Closing) -> None:
+    async def end(self, entry: Entry) -> None:
         """Keep the end of a request."""
-        request_id = self._open.pop(seq, None)
-        self.lines.append(EndLine(seq=seq, request_id=request_id, **msgspec.structs.asdict(closing)))
+        self._entries.append(entry)
 
     async def read(self, request_id: str | None = None, *, after: int = 0, limit: int | None = None) -> list[Entry]:
         """Return the requests with a number above `after`, the oldest first."""
-        return merged(self.lines, request_id=request_id, after=after)[:limit]
+        return selected(self._entries, request_id=request_id, after=after)[:limit]
 
     async def clear(self) -> None:
         """Forget all requests."""
-        self.lines.clear()
+        self._entries.clear()

@@ -8,7 +8,7 @@ from services.sandbox.core import Usage
 from services.sandbox.delivery import Delivery
 from services.sandbox.faults import Faults
 from services.sandbox.script import DONE, Event, Script, json_script, stream_script
-from services.sandbox.store import Entry, Opening
+from services.sandbox.store import Entry
 from tests.services.sandbox.conftest import Sleeper
 from tests.services.sandbox.fake_ledger import FakeLedger
 
@@ -47,8 +47,8 @@ class Wire:
 
 
 async def deliver(script: Script, *, faults: Faults, wire: Wire, ledger: FakeLedger, sleeper: Sleeper) -> None:
-    seq = await ledger.start(Opening(request_id=None, model="demo", stream=True))
-    delivery = Delivery(script, faults=faults, ledger=ledger, seq=seq, sleep=sleeper)
+    entry = await ledger.start(request_id=None, model="demo", stream=True)
+    delivery = Delivery(script, faults=faults, ledger=ledger, entry=entry, sleep=sleeper)
     await delivery({"type": "http", "state": {"hang_up": wire.closed.set}}, wire.receive, wire.send)
 
 
