@@ -1,0 +1,1 @@
+"""How the gateway is run: the edge, and a stack on one machine."""

@@ -1,0 +1,1 @@
+"""Who calls: the principal, and how a credential is resolved."""

@@ -1,0 +1,1 @@
+"""What was used: units, accounts, prices, the outbox and its shipper."""

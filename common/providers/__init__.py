@@ -1,0 +1,1 @@
+"""Providers of models: one file for each that needs more than data."""

@@ -1,0 +1,1 @@
+"""Which deployment answers a request, and what is tried when it fails."""

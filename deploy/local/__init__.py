@@ -1,0 +1,1 @@
+"""A whole gateway on one machine, under supervisor: `make up`."""

@@ -1,0 +1,1 @@
+"""Who holds a credential, and the API tokens of users."""

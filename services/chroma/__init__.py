@@ -1,0 +1,1 @@
+"""A Chroma server that users share, each seeing their own data only."""

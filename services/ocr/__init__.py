@@ -1,0 +1,1 @@
+"""Documents and images, read by a Mistral-compatible provider."""

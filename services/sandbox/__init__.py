@@ -1,0 +1,1 @@
+"""A provider of models on your own machine, for laptops and tests."""

@@ -1,0 +1,1 @@
+"""Usage events, stored once, and their sums."""

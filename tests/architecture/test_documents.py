@@ -8,6 +8,7 @@ from typing import Final
 
 import pytest
 
+import common
 from deploy.settings_reference import PAGE
 from tests.architecture.source import REPOSITORY
 
@@ -91,3 +92,9 @@ def test_a_decision_that_the_code_names_is_there() -> None:
     named = {number for path in files for number in re.findall(r"docs/adr/(\d{4})", path.read_text(encoding="utf-8"))}
     assert named
     assert named <= {path.name[:4] for path in _DECISIONS}
+
+
+def test_commons_docstring_lists_what_is_in_it() -> None:
+    folder = REPOSITORY / "common"
+    parts = {path.stem for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert set(re.findall(r"^    (\w+) ", common.__doc__ or "", flags=re.MULTILINE)) == parts - {"__init__"}
