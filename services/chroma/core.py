@@ -39,7 +39,7 @@ class ChromaRequest:
 
     method: str
     target: str
-    body: bytes = b""
+    body: bytes | memoryview = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class _RoutedRequest:
     route: Route
     slots: Mapping[str, str]
     query: Query
-    body: bytes
+    body: bytes | memoryview
 
     @property
     def database(self) -> str:

@@ -33,7 +33,7 @@ class _Error(msgspec.Struct):
     message: str
 
 
-def fields_of(body: bytes) -> dict[str, msgspec.Raw]:
+def fields_of(body: bytes | memoryview) -> dict[str, msgspec.Raw]:
     """Return the fields of a request's body, each value as its bytes; raises Refusal when it is not an object.
 
     Of a key that stands there twice one value is left, so that no two readers can differ about it.
@@ -46,7 +46,7 @@ def fields_of(body: bytes) -> dict[str, msgspec.Raw]:
         raise _not_json(error) from None
 
 
-def forwarded_body(body: bytes, *, keys: frozenset[str], namespace: Namespace) -> bytes:
+def forwarded_body(body: bytes | memoryview, *, keys: frozenset[str], namespace: Namespace) -> bytes:
     """Return a body with those of its keys that go on, and a ``database`` in it under its stored name.
 
     Raises Refusal when it is not an object, or names a database badly.
@@ -59,7 +59,7 @@ def forwarded_body(body: bytes, *, keys: frozenset[str], namespace: Namespace) -
     return msgspec.json.encode(forwarded)
 
 
-def name_in(body: bytes) -> str:
+def name_in(body: bytes | memoryview) -> str:
     """Return the name in a body that creates a database; raises Refusal when there is none."""
     name = _text(fields_of(body), "name")
     if name is None:

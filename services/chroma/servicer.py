@@ -44,7 +44,7 @@ class ChromaHttpServicer(chroma_http_pb2_grpc.ChromaHttpServiceServicer):
         if not target.startswith(PATH):
             raise InvalidRequest("This RPC is for HTTP through the edge: gRPC callers have ChromaService.")
         reply = HttpReply(call, context)
-        forwarded = ChromaRequest(call.method, target[len(PATH) :], bytes(request.data))
+        forwarded = ChromaRequest(call.method, target[len(PATH) :], request.data)
         return await reply.end(await self._chroma.answer(forwarded, call=call, reply=reply))
 
 
