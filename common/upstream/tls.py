@@ -1,4 +1,4 @@
-"""Whom a service believes that is asked over TLS, and as whom it comes itself."""
+"""TLS to providers: which authorities are trusted, and which client certificate is shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Chroma server: asked with the gateway's key, and with nothing that a client sent along."""
+"""Sends requests to the Chroma server, with the gateway's key and none of the client's headers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Has documents read: the relay does the work, in Mistral's dialect."""
+"""Reads documents in Mistral's dialect; the relay does the work."""
 
 from __future__ import annotations
 

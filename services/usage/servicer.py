@@ -22,7 +22,7 @@ from turnpike.usage.v1 import ingest_pb2, ingest_pb2_grpc, usage_pb2, usage_pb2_
 
 
 def routes(*, open_to_everybody: bool) -> tuple[Route, ...]:
-    """Return the routes; without USAGE_API_KEY reading usage is open to everybody, as the first seed says."""
+    """Return the routes; without USAGE_API_KEY everybody may read usage (docs/compatibility.md)."""
     reading = Access.PUBLIC if open_to_everybody else Scope("usage")
     return (
         Route("/turnpike.usage.v1.UsageService/GetUsage", reading),
