@@ -1,5 +1,7 @@
 """Runs the sandbox: `python -m services.sandbox`."""
 
+from __future__ import annotations
+
 from contextlib import ExitStack, closing
 from pathlib import Path
 

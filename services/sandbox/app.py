@@ -165,13 +165,13 @@ async def _openai_answer(received: ReceivedRequest, parts: Parts) -> tuple[Scrip
     identity = hashlib.sha256(received.raw).hexdigest()
     request = openai.read_chat(received.body, model=model, faults=faults, identity=identity)
     with _refused_schema():
-        answered = answer(request.question)
+        content = answer(request.question)
     frame = openai_answer.Frame(
         created=int(received.began),
         headers=_openai_headers(parts, began=received.began, remaining=faults.status != 429),
         sandbox=_echo(faults, received=received),
     )
-    return openai_answer.answer_script(request, answer=answered, frame=frame), faults
+    return openai_answer.answer_script(request, answer=content, frame=frame), faults
 
 
 async def _mistral_answer(received: ReceivedRequest, parts: Parts) -> tuple[Script, Faults]:

@@ -1,5 +1,7 @@
 """The settings of the sandbox."""
 
+from __future__ import annotations
+
 from typing import Annotated
 
 from pydantic import AfterValidator, Field

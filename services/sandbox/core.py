@@ -18,18 +18,18 @@ import json
 import re
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from services.sandbox.schema import Schema, example
 
 Finish: TypeAlias = Literal["stop", "length", "tool_calls"]
 ToolChoice: TypeAlias = Literal["auto", "none", "required"]
 
-REASONING_TOKENS = 16
-ARGUMENT_TOKEN_LENGTH = 8
-ECHO_LENGTH = 2_000
+REASONING_TOKENS: Final = 16
+ARGUMENT_TOKEN_LENGTH: Final = 8
+ECHO_LENGTH: Final = 2_000
 
-_WORD = re.compile(r"\s*\S+(?:\s+\Z)?")
+_WORD: Final = re.compile(r"\s*\S+(?:\s+\Z)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

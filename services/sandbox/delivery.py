@@ -1,8 +1,10 @@
 """Plays a script to one connection with the faults of its timing, and tells the ledger how it ended."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 from starlette.responses import Response
@@ -14,7 +16,7 @@ from services.sandbox.store import Entry, Ledger
 
 Sleep: TypeAlias = Callable[[float], Awaitable[None]]
 
-_COMMENT = b": ping\n\n"
+_COMMENT: Final = b": ping\n\n"
 
 
 class Delivery(Response):

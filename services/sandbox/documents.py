@@ -4,11 +4,13 @@ Only data URLs and http URLs on loopback are followed: the sandbox reads what li
 must not become a way into the network around it.
 """
 
+from __future__ import annotations
+
 import binascii
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
 from services.sandbox.checks import Refused
@@ -17,12 +19,12 @@ from services.sandbox.images import Image, read_image
 if TYPE_CHECKING:
     from pypdf import PageObject
 
-DPI = 200
-MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
+DPI: Final = 200
+MAX_DOCUMENT_BYTES: Final = 64 * 1024 * 1024
 
-_POINTS_PER_INCH = 72
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_FETCH_SECONDS = 10.0
+_POINTS_PER_INCH: Final = 72
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+_FETCH_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +129,7 @@ def _pages(data: bytes, *, choose: Callable[[int], Sequence[int]]) -> tuple[Page
     return pages
 
 
-def _page(page: "PageObject", *, index: int) -> PageContent:
+def _page(page: PageObject, *, index: int) -> PageContent:
     width, height = float(page.mediabox.width), float(page.mediabox.height)
     if page.rotation % 180:
         width, height = height, width

@@ -8,7 +8,7 @@ a space, `true` and `false`. An unknown fault or a wrong value is refused with 4
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -19,7 +19,7 @@ _Seconds = Annotated[float, msgspec.Meta(ge=0, le=3600)]
 _Position = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)]
 _Number = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000)]
 _HeaderText = Annotated[str, msgspec.Meta(pattern=r"\A[!-~]+( [!-~]+)*\Z", max_length=200)]
-_NEEDED_WITH = {
+_NEEDED_WITH: Final = {
     "error_message": ("status", "error_event"),
     "error_type": ("status", "error_event"),
     "error_code": ("status", "error_event"),

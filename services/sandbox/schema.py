@@ -1,23 +1,32 @@
 """Builds a small JSON value that a JSON Schema accepts; knows the keywords of function tools and structured outputs."""
 
+from __future__ import annotations
+
 import json
 import math
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
 
 import re2
 
 Schema: TypeAlias = Mapping[str, object]
 
-_MAX_DEPTH = 24
-_OPTIONAL_ITEM_DEPTH = 4
-_MAX_LENGTH = 100_000
-_MAX_ITEMS = 1_000
-_MAX_NUMBER = 1e300
-_PATTERN_LENGTH = 1_000
-_PATTERN_BYTES = 256 * 1024
-_MATCHED_LENGTH = 1_000
-_FORMATS = {
+_MAX_DEPTH: Final = 24
+_OPTIONAL_ITEM_DEPTH: Final = 4
+_MAX_LENGTH: Final = 100_000
+_MAX_ITEMS: Final = 1_000
+_MAX_NUMBER: Final = 1e300
+_PATTERN_LENGTH: Final = 1_000
+_PATTERN_BYTES: Final = 256 * 1024
+_MATCHED_LENGTH: Final = 1_000
+_EDGES: Final[Mapping[str, Callable[[float, float], bool]]] = {
+    "minimum": operator.ge,
+    "exclusiveMinimum": operator.gt,
+    "maximum": operator.le,
+    "exclusiveMaximum": operator.lt,
+}
+_FORMATS: Final = {
     "date-time": "2026-01-02T03:04:05Z",
     "date": "2026-01-02",
     "time": "03:04:05Z",
@@ -29,7 +38,7 @@ _FORMATS = {
     "uri": "https://example.com/",
     "uuid": "00000000-0000-4000-8000-000000000001",
 }
-_PATTERN_CANDIDATES = (
+_PATTERN_CANDIDATES: Final = (
     "a",
     "A",
     "0",
@@ -90,10 +99,10 @@ class _Builder:
         return found
 
     def _all_of(self, schema: Schema, *, name: str) -> object:
-        whole: object = {key: value for key, value in schema.items() if key != "allOf"}
+        merged: object = {key: value for key, value in schema.items() if key != "allOf"}
         for part in _list(schema["allOf"], name=name):
-            whole = _merged(whole, self._resolve(part["$ref"]) if isinstance(part, dict) and "$ref" in part else part)
-        return whole
+            merged = _merged(merged, self._resolve(part["$ref"]) if isinstance(part, dict) and "$ref" in part else part)
+        return merged
 
     def _any_of(self, schema: Schema, *, keyword: str, name: str, depth: int) -> object:
         rest = {key: value for key, value in schema.items() if key != keyword}
@@ -117,7 +126,7 @@ class _Builder:
         if kind == "string" or kind is None:
             return _string(schema, name=name)
         if kind in ("integer", "number"):
-            return _number(schema, name=name, whole=kind == "integer")
+            return _number(schema, name=name, integral=kind == "integer")
         if kind == "boolean":
             return True
         if kind == "null":
@@ -193,25 +202,20 @@ def _compiled(pattern: str, *, name: str) -> Any:
         raise UnsatisfiableError(f"the pattern of '{name}' cannot be read: {error}") from error
 
 
-def _number(schema: Schema, *, name: str, whole: bool) -> int | float:
+def _number(schema: Schema, *, name: str, integral: bool) -> int | float:
+    edges = {keyword: edge for keyword in _EDGES if (edge := _limit(schema, keyword, name=name)) is not None}
     step = _limit(schema, "multipleOf", name=name)
-    if step is None and whole:
+    if step is None and integral:
         step = 1
     candidates: list[int | float] = [0]
-    for keyword in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"):
-        edge = _limit(schema, keyword, name=name)
-        if edge is not None:
-            candidates += _near(edge, step=step)
-    edges = [
-        edge
-        for keyword in ("exclusiveMinimum", "exclusiveMaximum")
-        if (edge := _limit(schema, keyword, name=name)) is not None
-    ]
-    if len(edges) == 2 and step is None:
-        candidates.append(sum(edges) / 2)
+    for edge in edges.values():
+        candidates += _near(edge, step=step)
+    if edges and step is None:
+        candidates.append(sum(edges.values()) / len(edges))
     for candidate in candidates:
-        if _accepts(schema, candidate, name=name) and (not whole or candidate == int(candidate)):
-            return int(candidate) if whole else candidate
+        fits = all(_EDGES[keyword](candidate, edge) for keyword, edge in edges.items())
+        if fits and (not integral or candidate == int(candidate)):
+            return int(candidate) if integral else candidate
     raise UnsatisfiableError(f"no number of the sandbox fits '{name}'")
 
 
@@ -225,17 +229,6 @@ def _near(edge: int | float, *, step: int | float | None) -> list[int | float]:
     except OverflowError:
         return []
     return [count * step, (count + 1) * step, (count - 1) * step]
-
-
-def _accepts(schema: Schema, value: int | float, *, name: str) -> bool:
-    low, above = _limit(schema, "minimum", name=name), _limit(schema, "exclusiveMinimum", name=name)
-    high, below = _limit(schema, "maximum", name=name), _limit(schema, "exclusiveMaximum", name=name)
-    return (
-        (low is None or value >= low)
-        and (above is None or value > above)
-        and (high is None or value <= high)
-        and (below is None or value < below)
-    )
 
 
 def _limit(schema: Schema, keyword: str, *, name: str) -> int | float | None:
@@ -274,11 +267,11 @@ def _merged(one: object, other: object) -> object:
         return one
     if not isinstance(one, dict) or not isinstance(other, dict):
         return False
-    whole = {**one, **other}
+    merged = {**one, **other}
     for keyword in ("properties", "required"):
         first, second = one.get(keyword), other.get(keyword)
         if isinstance(first, dict) and isinstance(second, dict):
-            whole[keyword] = {**first, **second}
+            merged[keyword] = {**first, **second}
         elif isinstance(first, list) and isinstance(second, list):
-            whole[keyword] = [*first, *second]
-    return whole
+            merged[keyword] = [*first, *second]
+    return merged

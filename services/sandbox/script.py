@@ -1,8 +1,10 @@
 """The script of one answer: what is to be sent, and in which pieces. The faults that change events are applied here."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
@@ -12,7 +14,7 @@ from services.sandbox.faults import Faults
 Outcome: TypeAlias = Literal["completed", "cut", "client_gone", "error"]
 Headers: TypeAlias = tuple[tuple[str, str], ...]
 
-DONE = b"data: [DONE]\n\n"
+DONE: Final = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,14 +1,17 @@
 """The HTTP server of the sandbox: uvicorn with connections that an answer can hang up."""
 
+from __future__ import annotations
+
 import asyncio
+from typing import Final
 
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 # Longer than a client's pool keeps an idle connection, so that only faults close connections that a client still uses.
-_KEEP_ALIVE_SECONDS = 3600
-_SHUTDOWN_SECONDS = 2
+_KEEP_ALIVE_SECONDS: Final = 3600
+_SHUTDOWN_SECONDS: Final = 2
 
 
 class Connection(H11Protocol):

@@ -1,7 +1,9 @@
 """Writes answers of Mistral's OCR: the pages of a document, an error."""
 
+from __future__ import annotations
+
 import base64
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -16,7 +18,7 @@ from services.sandbox.script import Headers, Script, error_script, json_script
 Json: TypeAlias = dict[str, object]
 
 # Type and code of Mistral's errors by status; every other status takes those of 400 or 500.
-_ERRORS = {
+_ERRORS: Final = {
     400: ("invalid_request_error", "1000"),
     401: ("unauthorized", "1001"),
     404: ("not_found", "1002"),
@@ -75,7 +77,7 @@ def _error(message: str, *, kind: str, param: str | None, code: str | None) -> J
 def _page(page: PageContent, *, request: OcrRequest, document: Document) -> Json:
     images = _images(request, document=document)
     markdown = page.text or "\n\n".join(f"![{image['id']}]({image['id']})" for image in images)
-    answered: Json = {
+    content: Json = {
         "index": page.index,
         "markdown": markdown,
         "images": images,
@@ -86,8 +88,8 @@ def _page(page: PageContent, *, request: OcrRequest, document: Document) -> Json
         "dimensions": {"dpi": DPI, "height": page.height, "width": page.width},
     }
     if request.include_blocks:
-        answered["blocks"] = [_block(page, markdown=markdown)] if markdown else []
-    return answered
+        content["blocks"] = [_block(page, markdown=markdown)] if markdown else []
+    return content
 
 
 def _block(page: PageContent, *, markdown: str) -> Json:

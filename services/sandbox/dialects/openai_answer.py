@@ -1,9 +1,11 @@
 """Writes answers of OpenAI's chat completions: a whole object, a stream of chunks, an error."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from services.sandbox.checks import Refused
 from services.sandbox.core import Answer, Reply, Usage
@@ -14,7 +16,7 @@ from services.sandbox.script import DONE, Event, Headers, Script, error_script, 
 Json: TypeAlias = dict[str, object]
 
 # Type and code of OpenAI's errors by status; every other status takes those of 400 or 500.
-_ERRORS = {
+_ERRORS: Final = {
     400: ("invalid_request_error", None),
     401: ("invalid_request_error", "invalid_api_key"),
     403: ("invalid_request_error", "unsupported_country_region_territory"),
