@@ -6,7 +6,8 @@ provider; an event says how it ended. After a crash the intents without an event
 once, and a power cut after the next ``sync``.
 
 Segments are removed strictly oldest first, when every event in them is stored; intents that are still open are then
-written again at the end. So no event can disappear while its intent stays. A segment with damage is kept aside.
+written again at the end. So no event can disappear while its intent stays. A segment with damage is kept aside. When
+everything is stored and nothing comes for a while, all segments are empty: whoever looks at the files can tell.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from common.metering.record import Outcome, UsageRecord, UsageSource
 
 _log = structlog.get_logger(__name__)
 _CARRIED_AT_ONCE: Final = 64
+_IDLE_SYNCS: Final = 3
 
 
 class Position(NamedTuple):
@@ -63,6 +65,7 @@ class DiskOutbox:
         self._damage: set[tuple[int, int]] = set()
         self._retired: list[int] = []
         self._unsynced = False
+        self._idle_syncs = 0
         self._read_number, self._read_offset = min(self._sizes, default=1), 0
         self.depth = 0
         self.damaged = 0
@@ -116,6 +119,7 @@ class DiskOutbox:
                 self._retired += retired
                 self._unsynced = True
             raise
+        self._idle_syncs = 0 if unsynced else self._idle_syncs + 1
         self._have_a_spare()
         self._put_back()
 
@@ -193,10 +197,14 @@ class DiskOutbox:
             self._sizes[self._number] = 0
 
     def _have_a_spare(self) -> None:
-        if self._spare is None and self._sizes[self._number] * 2 >= self._segment_bytes:
+        size = self._sizes[self._number]
+        is_read = size > 0 and (self._read_number, self._read_offset) == (self._number, size)
+        is_done = is_read and self._idle_syncs >= _IDLE_SYNCS and not self._open_intents
+        if self._spare is None and (size * 2 >= self._segment_bytes or is_done):
             self._spare = self._directory.begin_segment()
         with self._lock:
-            if self._sizes[self._number] >= self._segment_bytes:
+            # Looked at again: an intent that came in between keeps the segment.
+            if self._sizes[self._number] >= self._segment_bytes or (is_done and size == self._sizes[self._number]):
                 self._rotate()
 
     def _carry_forward(self, before: int) -> None:

@@ -1,6 +1,7 @@
 """Kills services while requests run, and compares what was metered with what the sandbox served.
 
-As a program: `python -m tests.e2e.exactness --requests 5000 --kills 20`.
+As a program: `python -m tests.e2e.exactness --requests 5000 --kills 20`. With `--bit-flips` chat is killed in each
+round, and before it is back one bit of its outbox is flipped: what that damages may be lost, and nothing else.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -21,11 +23,15 @@ from typing import Any, Final
 import httpx
 import msgspec
 
+from tests.e2e.bit_flips import Flip, kill_and_flip, segments
 from tests.e2e.stack import SERVICES, Stack, bounded, running_stack
 
 _CONNECTIONS: Final = 24
 _CUT_ONE_IN: Final = 5
 _PAUSE_SECONDS: Final = 0.3
+_BACK_SECONDS: Final = 60.0
+_DRAIN_SECONDS: Final = 600.0
+_STANDSTILL_SECONDS: Final = 120.0
 _READER: Final = """
 import sys, clickhouse_connect, msgspec
 client = clickhouse_connect.get_client(interface="chdb", path=sys.argv[1])
@@ -51,6 +57,8 @@ class Report:
     outcomes: dict[str, int]
     interrupted: int
     differences: list[str]
+    flips: Sequence[Flip] = ()
+    lost_to_flips: int = 0
 
     def __str__(self) -> str:
         """Return the report as lines."""
@@ -61,12 +69,17 @@ class Report:
             f"events stored                        {self.events}\n"
             f"outcomes of those that reached it    {self.outcomes}\n"
             f"marked crashed                       {self.interrupted}\n"
+            f"bits flipped                         {len(self.flips)} in {Counter(flip.kind for flip in self.flips)}\n"
+            f"requests without an event for that   {self.lost_to_flips}\n"
             f"differences                          {len(self.differences)}\n" + "\n".join(self.differences[:20])
         )
 
 
-async def hammer(stack: Stack, *, requests: int, kills: int, seed: int) -> int:
-    """Send ``requests`` while ``kills`` SIGKILLs fall on chat, usage and auth in turn; returns the kills that hit."""
+async def hammer(stack: Stack, *, requests: int, kills: int, seed: int, flips: list[Flip] | None = None) -> int:
+    """Send ``requests`` while ``kills`` SIGKILLs fall on chat, usage and auth in turn; returns the kills that hit.
+
+    With ``flips`` each of them falls on chat too, then a bit of its outbox is flipped, and noted there.
+    """
     randomness = random.Random(seed)
     left = iter(range(requests))
     # The kills are spread over the requests, not over time, so that they fall into the work on any machine.
@@ -94,13 +107,16 @@ async def hammer(stack: Stack, *, requests: int, kills: int, seed: int) -> int:
             await asyncio.sleep(randomness.random() * _PAUSE_SECONDS)
             stack.kill(name)
             hit += 1
+            if flips is not None:
+                await asyncio.to_thread(_back, stack, "chat")
+                flips.extend(await asyncio.to_thread(kill_and_flip, stack, randomness=randomness))
 
     await asyncio.gather(reaper(), *(worker() for _ in range(_CONNECTIONS)))
     return hit
 
 
 def _back(stack: Stack, name: str) -> None:
-    for _ in bounded(20, step_seconds=0.02):
+    for _ in bounded(_BACK_SECONDS, step_seconds=0.02):
         if stack.pid(name) is not None:
             return
     raise AssertionError(f"{name} did not come back")
@@ -141,8 +157,12 @@ async def _request(stack: Stack, number: int, *, cut_at: int | None) -> bool:
     return status == b"HTTP/1.1 200"
 
 
-def compare(stack: Stack, *, ledger: Sequence[dict[str, Any]], sent: int, kills: int) -> Report:
+def compare(
+    stack: Stack, *, ledger: Sequence[dict[str, Any]], sent: int, kills: int, flips: Sequence[Flip] = ()
+) -> Report:
     """Compare the sandbox's ledger with the events in the stopped stack's database."""
+    damaged = {flip.request_id for flip in flips}
+    lost_to_flips = 0
     served: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for entry in ledger:
         if entry["request_id"].startswith("exact-"):
@@ -159,13 +179,26 @@ def compare(stack: Stack, *, ledger: Sequence[dict[str, Any]], sent: int, kills:
     outcomes: Counter[str] = Counter()
     for request_id, entries in served.items():
         found = events.get(request_id, [])
+        if not found and request_id in damaged:
+            lost_to_flips += 1
+            continue
         if len(found) != 1:
             differences.append(f"{request_id}: {len(found)} events, {entries[0]}")
             continue
         outcomes[found[0]["outcome"]] += 1
         differences += _differences(entries[0], found[0])
     differences += [f"{request_id}: {len(found)} events" for request_id, found in events.items() if len(found) > 1]
-    return Report(sent, kills, len(served), len(rows), dict(outcomes), outcomes["crashed"], differences)
+    return Report(
+        sent,
+        kills,
+        len(served),
+        len(rows),
+        dict(outcomes),
+        outcomes["crashed"],
+        differences,
+        flips=flips,
+        lost_to_flips=lost_to_flips,
+    )
 
 
 def _differences(entry: dict[str, Any], event: dict[str, Any]) -> list[str]:
@@ -207,13 +240,31 @@ def read_ledger(stack: Stack) -> list[dict[str, Any]]:
             return entries
 
 
-def run(state: Path, *, requests: int, kills: int, seed: int) -> Report:
-    """Run a stack, hammer it, let it settle, stop it, and compare."""
+def wait_for_outboxes(stack: Stack) -> None:
+    """Return when the usage service has stored everything: then no segment of an outbox has a byte.
+
+    Raises AssertionError when nothing was stored for a while.
+    """
+    waiting, since = -1, time.monotonic()
+    for _ in bounded(_DRAIN_SECONDS):
+        left = sum(path.stat().st_size for path in segments(stack.state))
+        if left == 0:
+            return
+        if left != waiting:
+            waiting, since = left, time.monotonic()
+        assert time.monotonic() - since < _STANDSTILL_SECONDS, f"{left} bytes stay in the outboxes"
+    raise AssertionError(f"{waiting} bytes are still in the outboxes")
+
+
+def run(state: Path, *, requests: int, kills: int, seed: int, bit_flips: bool = False) -> Report:
+    """Run a stack, hammer it, wait until everything is stored, stop it, and compare."""
+    flips: list[Flip] = []
     with running_stack(state, {"TURNPIKE_LOG_LEVEL": "warning"}) as stack:
-        hit = asyncio.run(hammer(stack, requests=requests, kills=kills, seed=seed))
+        hit = asyncio.run(hammer(stack, requests=requests, kills=kills, seed=seed, flips=flips if bit_flips else None))
         stack.wait_until_ready()
+        wait_for_outboxes(stack)
         ledger = read_ledger(stack)
-    return compare(stack, ledger=ledger, sent=requests, kills=hit)
+    return compare(stack, ledger=ledger, sent=requests, kills=hit, flips=flips)
 
 
 def main() -> None:
@@ -222,9 +273,16 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=5000)
     parser.add_argument("--kills", type=int, default=21)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--bit-flips", action="store_true", help="also flip a bit of chat's outbox in each round")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as state:
-        report = run(Path(state) / "state", requests=options.requests, kills=options.kills, seed=options.seed)
+        report = run(
+            Path(state) / "state",
+            requests=options.requests,
+            kills=options.kills,
+            seed=options.seed,
+            bit_flips=options.bit_flips,
+        )
     print(report)
     raise SystemExit(1 if report.differences else 0)
 

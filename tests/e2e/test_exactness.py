@@ -15,3 +15,10 @@ def test_every_request_has_exactly_one_event_though_services_are_killed(tmp_path
     assert report.outcomes["completed"] > 100, str(report)
     assert report.outcomes["client_gone"] > 0, str(report)
     assert report.interrupted > 0, str(report)
+
+
+def test_a_flipped_bit_in_each_round_costs_the_damaged_records_only(tmp_path: Path) -> None:
+    report = run(tmp_path / "state", requests=400, kills=4, seed=20261125, bit_flips=True)
+    assert not report.differences, str(report)
+    assert len(report.flips) >= 2, str(report)
+    assert report.lost_to_flips <= len(report.flips), str(report)

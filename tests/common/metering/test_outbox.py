@@ -151,6 +151,31 @@ def test_segments_are_removed_once_their_events_are_released(tmp_path: Path) -> 
     outbox.close()
 
 
+def test_an_outbox_that_has_nothing_to_do_has_empty_files_only(tmp_path: Path) -> None:
+    outbox = DiskOutbox(tmp_path)
+    outbox.intend(usage_record(1))
+    for _ in range(9):
+        outbox.sync()
+        outbox.release(outbox.read(limit=_EVERYTHING)[1])
+    assert segments(tmp_path), "an open intent is not forgotten"
+    outbox.settle(settled(1))
+    for _ in range(9):
+        outbox.sync()
+    assert segments(tmp_path), "an event that is not stored is not forgotten"
+    for _ in range(9):
+        outbox.release(outbox.read(limit=_EVERYTHING)[1])
+        outbox.sync()
+    assert segments(tmp_path) == []
+    files = sorted(tmp_path.iterdir())
+    for _ in range(9):
+        outbox.release(outbox.read(limit=_EVERYTHING)[1])
+        outbox.sync()
+    assert sorted(tmp_path.iterdir()) == files, "it does not make one file after the other"
+    outbox.settle(settled(2))
+    assert numbers(outbox) == [2]
+    outbox.close()
+
+
 def test_an_open_intent_survives_the_removal_of_its_segment(tmp_path: Path) -> None:
     outbox = QuickOutbox(tmp_path / "first", segment_bytes=_SEGMENT)
     outbox.intend(usage_record(1000))
@@ -515,6 +540,11 @@ class OutboxMachine(RuleBasedStateMachine):
         for event in events:
             number = number_of(event_proto.decode(event))
             self.released[number] = self.waiting.pop(number, self.released.get(number, ""))
+
+    @rule(times=st.integers(1, 4))
+    def idle(self, times: int) -> None:
+        for _ in range(times):
+            self._box.sync()
 
     @rule()
     def close_and_reopen(self) -> None:
