@@ -11,12 +11,11 @@ from typing import Final
 from common.serving.run import Process, Service, run
 from services.auth.config import AuthSettings
 from services.auth.core import ApiTokens, Authentication
-from services.auth.database import DatabaseRefused, ensure_newest, open_engine
 from services.auth.jwt import JwtVerifier
 from services.auth.last_use import LastUse
+from services.auth.opening import DatabaseRefused, open_store
 from services.auth.revocations import Revocations
 from services.auth.servicer import ROUTES, ApiTokenHttpServicer, ApiTokenServicer, AuthServicer
-from services.auth.store import SqlTokenStore
 from turnpike.auth.v1.api_token_http_pb2_grpc import add_ApiTokenHttpServiceServicer_to_server
 from turnpike.auth.v1.api_token_pb2_grpc import add_ApiTokenServiceServicer_to_server
 from turnpike.auth.v1.auth_pb2_grpc import add_AuthServiceServicer_to_server
@@ -28,16 +27,13 @@ _LATE_SECONDS: Final = 60.0
 @asynccontextmanager
 async def auth(settings: AuthSettings, process: Process) -> AsyncIterator[Service]:
     """Open the service's parts; a database that cannot be opened ends the process with a line that says so."""
-    try:
-        await ensure_newest(settings.database)
-    except DatabaseRefused as refusal:
-        raise SystemExit(
-            f"turnpike auth: cannot open the database ({refusal}): set TURNPIKE_AUTH_DATABASE_URL"
-        ) from None
     async with AsyncExitStack() as stack:
-        engine = open_engine(settings.database)
-        stack.push_async_callback(engine.dispose)
-        store = SqlTokenStore(engine, now=_now)
+        try:
+            store = await stack.enter_async_context(open_store(settings, now=_now))
+        except DatabaseRefused as refusal:
+            raise SystemExit(
+                f"turnpike auth: cannot open the database ({refusal}): set TURNPIKE_AUTH_DATABASE_URL"
+            ) from None
         revocations = Revocations(store, overlap_seconds=settings.cache_seconds + _LATE_SECONDS, health=process.health)
         process.telemetry.observe("revocation.watchers", lambda: revocations.watchers, unit="{watcher}")
         last_use = await stack.enter_async_context(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from pydantic import AnyHttpUrl, Field, SecretStr, field_validator
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
 
 from common.settings import Key, Secret, ServiceSettings, Settings
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
 
 _DRIVERS: Final = {
     "postgresql": "postgresql+asyncpg",
@@ -55,15 +57,24 @@ class AuthSettings(ServiceSettings, JwtSettings):
     @field_validator("database_url")
     @classmethod
     def _check_database_url(cls, given: SecretStr | None) -> SecretStr | None:
-        if given is not None:
+        if given is not None and _sqlite_path(given.get_secret_value()) is None:
             async_url(given.get_secret_value())
         return given
 
     @property
-    def database(self) -> URL:
-        """The database's address, with an asynchronous driver."""
+    def sqlite_path(self) -> Path | None:
+        """The file of the database; None for PostgreSQL."""
         if self.database_url is None:
-            return URL.create("sqlite+aiosqlite", database=str(self.state_dir / "auth" / "auth.db"))
+            return self.state_dir / "auth" / "auth.db"
+        return _sqlite_path(self.database_url.get_secret_value())
+
+    @property
+    def database(self) -> URL:
+        """The database's address, with an asynchronous driver; loads SQLAlchemy."""
+        from sqlalchemy.engine import URL  # noqa: PLC0415 - a process on SQLite needs none of it
+
+        if self.database_url is None or self.sqlite_path is not None:
+            return URL.create("sqlite+aiosqlite", database=str(self.sqlite_path))
         return async_url(self.database_url.get_secret_value())
 
     @property
@@ -80,8 +91,22 @@ class AuthSettings(ServiceSettings, JwtSettings):
         return bool(self.static_keys)
 
 
+def _sqlite_path(given: str) -> Path | None:
+    """Return the file of a SQLite URL, None for another one; raises ValueError."""
+    driver, colon, rest = given.partition("://")
+    if not colon or _DRIVERS.get(driver) != "sqlite+aiosqlite":
+        return None
+    path = rest.removeprefix("/").partition("?")[0]
+    if not rest.startswith("/") or path in ("", ":memory:"):
+        raise ValueError("sqlite needs a file: sqlite:///path")
+    return Path(path)
+
+
 def async_url(given: str) -> URL:
     """Return a plain database URL with its asynchronous driver; raises ValueError, without the URL's password."""
+    from sqlalchemy.engine import make_url  # noqa: PLC0415 - a process on SQLite needs none of it
+    from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
+
     try:
         url = make_url(given)
     except ArgumentError:

@@ -1,4 +1,4 @@
-"""Brings a database to the newest revision; as a program, the one whose URL is on its standard input."""
+"""Brings a database to the newest revision; as a program, the one that the environment names."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 
+from common.settings import load
+from services.auth.config import AuthSettings
 from services.auth.database import open_engine
 
 _MIGRATIONS: Final = Path(__file__).parent
@@ -47,7 +49,7 @@ def _upgrade(connection: sa.Connection) -> None:
 def main() -> None:
     """Migrate; what is wrong with the database is one line on the standard error, and ends the program with 1."""
     try:
-        asyncio.run(migrate(make_url(sys.stdin.read())))
+        asyncio.run(migrate(load(AuthSettings).database))
     except _ERRORS as error:
         sys.stderr.write((str(error).partition("\n")[0] or type(error).__name__) + "\n")
         raise SystemExit(1) from None

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.auth.config import async_url
 from services.auth.database import open_engine
 from services.auth.migrations.upgrade import migrate
-from services.auth.store import FakeTokenStore, SqlTokenStore, TokenStore
+from services.auth.postgresql_store import PostgresqlTokenStore
+from services.auth.sqlite_store import SqliteTokenStore
+from services.auth.store import TokenStore
+from tests.services.auth.fake_store import FakeTokenStore
 from tests.services.auth.support import Clock
 
 _NUMBERS = itertools.count(1)
@@ -106,8 +110,22 @@ async def engine(database_url: URL) -> AsyncIterator[AsyncEngine]:
 
 
 @pytest.fixture
-def sql_store(engine: AsyncEngine, clock: Clock) -> SqlTokenStore:
-    return SqlTokenStore(engine, now=clock.now)
+async def sql_store(database_url: URL, engine: AsyncEngine, clock: Clock) -> AsyncIterator[TokenStore]:
+    async with store_in(database_url, clock) as store:
+        yield store
+
+
+@asynccontextmanager
+async def store_in(url: URL, clock: Clock) -> AsyncIterator[TokenStore]:
+    """Open the store of a database that has its tables."""
+    if url.get_backend_name() == "sqlite":
+        store = SqliteTokenStore(Path(url.database or ""), now=clock.now)
+        yield store
+        await store.close()
+        return
+    engine = open_engine(url)
+    yield PostgresqlTokenStore(engine)
+    await engine.dispose()
 
 
 @pytest.fixture(params=["fake", "sqlite", "postgresql"])
@@ -125,20 +143,17 @@ async def store(store_url: URL | None, clock: Clock) -> AsyncIterator[TokenStore
         yield FakeTokenStore(now=clock.now)
         return
     await migrate(store_url)
-    engine = open_engine(store_url)
-    try:
-        yield SqlTokenStore(engine, now=clock.now)
-    finally:
-        await engine.dispose()
+    async with store_in(store_url, clock) as store:
+        yield store
 
 
 @pytest.fixture
 async def postgresql_store_pair(
     postgresql_url: URL, clock: Clock
-) -> AsyncIterator[tuple[SqlTokenStore, SqlTokenStore]]:
+) -> AsyncIterator[tuple[PostgresqlTokenStore, PostgresqlTokenStore]]:
     """Give the test the stores of two processes that share a database."""
     await migrate(postgresql_url)
     engines = [open_engine(postgresql_url), open_engine(postgresql_url)]
-    yield SqlTokenStore(engines[0], now=clock.now), SqlTokenStore(engines[1], now=clock.now)
+    yield PostgresqlTokenStore(engines[0]), PostgresqlTokenStore(engines[1])
     for engine in engines:
         await engine.dispose()

@@ -11,11 +11,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 from structlog.testing import capture_logs
 
-from services.auth.announcements import listening
 from services.auth.database import open_engine
 from services.auth.migrations.upgrade import migrate
+from services.auth.notifications import listening
+from services.auth.postgresql_store import PostgresqlTokenStore
 from services.auth.revocations import Revocations
-from services.auth.store import FakeTokenStore, SqlTokenStore, TokenStore
+from services.auth.store import TokenStore
+from tests.services.auth.fake_store import FakeTokenStore
 from tests.services.auth.support import Clock, stored, until
 
 _NEVER_SECONDS = 3600.0
@@ -47,7 +49,7 @@ async def test_a_lost_connection_is_made_again(clock: Clock) -> None:
 
 
 async def test_a_listener_whose_connection_postgresql_ends_listens_again(
-    postgresql_store_pair: tuple[SqlTokenStore, SqlTokenStore], clock: Clock
+    postgresql_store_pair: tuple[PostgresqlTokenStore, PostgresqlTokenStore], clock: Clock
 ) -> None:
     here, there = postgresql_store_pair
     ended: list[bool] = []
@@ -60,7 +62,7 @@ async def test_a_listener_whose_connection_postgresql_ends_listens_again(
 
 
 async def test_announcements_are_heard_and_others_channels_are_not(
-    postgresql_store_pair: tuple[SqlTokenStore, SqlTokenStore], clock: Clock
+    postgresql_store_pair: tuple[PostgresqlTokenStore, PostgresqlTokenStore], clock: Clock
 ) -> None:
     here, there = postgresql_store_pair
     async with there.announcements() as announcements:
@@ -84,10 +86,10 @@ async def test_behind_a_pooler_that_delivers_no_notifications_the_database_is_as
                 assert not announcements.works
         assert [entry["log_level"] for entry in logs] == ["warning"]
         async with (
-            watching(SqlTokenStore(pooled, now=clock.now), poll_seconds=0.005) as watch,
+            watching(PostgresqlTokenStore(pooled), poll_seconds=0.005) as watch,
             asyncio.timeout(_PATIENCE_SECONDS),
         ):
-            token_id = await revoked(SqlTokenStore(direct, now=clock.now), clock)
+            token_id = await revoked(PostgresqlTokenStore(direct), clock)
             assert await anext(watch) == (token_id,)
         await pooled.dispose()
     await direct.dispose()

@@ -14,7 +14,7 @@ from common.errors import InvalidRequest, NotFound, Unauthenticated, Unavailable
 from common.identity.principal import SCOPES, Kind, Principal
 from deploy.local.jwt import platform_jwt
 from services.auth.core import CreatedToken
-from services.auth.store import FakeTokenStore
+from tests.services.auth.fake_store import FakeTokenStore
 from tests.services.auth.support import JWT_SECRET, Clock, RunningAuth, assembled
 
 _ALL = frozenset(SCOPES)

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from common.background import Health
 from common.errors import Unavailable
 from services.auth.last_use import LastUse
-from services.auth.store import FakeTokenStore
+from tests.services.auth.fake_store import FakeTokenStore
 from tests.services.auth.support import Clock, until
 
 

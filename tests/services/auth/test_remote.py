@@ -10,7 +10,9 @@ import pytest
 from common.errors import Unauthenticated, Unavailable
 from common.identity.principal import Kind
 from common.identity.remote import RemoteAuthenticator
-from services.auth.store import FakeTokenStore, SqlTokenStore
+from services.auth.postgresql_store import PostgresqlTokenStore
+from services.auth.store import TokenStore
+from tests.services.auth.fake_store import FakeTokenStore
 from tests.services.auth.support import SERVICE_KEY, Clock, RunningAuth, running_auth, until, until_refused
 
 
@@ -18,7 +20,7 @@ def _remote(auth: RunningAuth) -> RemoteAuthenticator:
     return RemoteAuthenticator(auth.address, service_key=SERVICE_KEY, clock=auth.clock.seconds)
 
 
-async def test_a_revocation_arrives(sql_store: SqlTokenStore, clock: Clock) -> None:
+async def test_a_revocation_arrives(sql_store: TokenStore, clock: Clock) -> None:
     async with (
         running_auth(sql_store, clock) as auth,
         _remote(auth) as remote,
@@ -40,7 +42,7 @@ async def test_a_revocation_arrives(sql_store: SqlTokenStore, clock: Clock) -> N
 
 
 async def test_a_revocation_by_another_process_arrives(
-    postgresql_store_pair: tuple[SqlTokenStore, SqlTokenStore], clock: Clock
+    postgresql_store_pair: tuple[PostgresqlTokenStore, PostgresqlTokenStore], clock: Clock
 ) -> None:
     here, there = postgresql_store_pair
     async with (

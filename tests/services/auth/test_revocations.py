@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import func, insert
 from sqlalchemy.engine import URL
 from structlog.testing import capture_logs
 
@@ -14,9 +14,11 @@ from common.background import Health
 from common.errors import Unavailable
 from services.auth.database import open_engine
 from services.auth.migrations.upgrade import migrate
+from services.auth.postgresql_store import PostgresqlTokenStore
 from services.auth.revocations import Revocations
 from services.auth.schema import REVOCATIONS
-from services.auth.store import FakeTokenStore, NullTokenStore, SqlTokenStore
+from services.auth.store import NullTokenStore
+from tests.services.auth.fake_store import FakeTokenStore
 from tests.services.auth.support import Clock, stored, until
 
 
@@ -169,8 +171,8 @@ async def test_nobody_is_asked_while_nobody_watches(clock: Clock) -> None:
 async def test_another_process_hears_of_a_revocation(postgresql_url: URL, clock: Clock) -> None:
     await migrate(postgresql_url)
     here, there = open_engine(postgresql_url), open_engine(postgresql_url)
-    store = SqlTokenStore(here, now=clock.now)
-    revocations = Revocations(SqlTokenStore(there, now=clock.now), poll_seconds=3600)
+    store = PostgresqlTokenStore(here)
+    revocations = Revocations(PostgresqlTokenStore(there), poll_seconds=3600)
     watch = revocations.watch()
     await anext(watch)
     token = stored(clock)
@@ -186,7 +188,7 @@ async def test_another_process_hears_of_a_revocation(postgresql_url: URL, clock:
 async def test_a_transaction_that_ends_late_is_not_missed(postgresql_url: URL, clock: Clock) -> None:
     await migrate(postgresql_url)
     engine = open_engine(postgresql_url)
-    store = SqlTokenStore(engine, now=clock.now)
+    store = PostgresqlTokenStore(engine)
     revocations = Revocations(store, poll_seconds=3600)
     told: list[str] = []
 
@@ -197,7 +199,7 @@ async def test_a_transaction_that_ends_late_is_not_missed(postgresql_url: URL, c
     watching = asyncio.create_task(watch())
     await until(lambda: revocations.watchers == 1)
     async with engine.connect() as slow:
-        early = insert(REVOCATIONS).values(token_id="early", revoked_at=store._clock())
+        early = insert(REVOCATIONS).values(token_id="early", revoked_at=func.clock_timestamp())
         await slow.execute(early)
         await store.add(stored(clock), at_most=1)
         await store.remove(stored(clock).id, user_id="alice")

@@ -14,13 +14,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from structlog.testing import capture_logs
 
 from common.identity.principal import SCOPES
-from services.auth.store import FakeTokenStore, SqlTokenStore
+from services.auth.store import TokenStore
+from tests.services.auth.fake_store import FakeTokenStore
 from tests.services.auth.support import Clock, RunningAuth, running_auth, until
 from turnpike.auth.v1 import api_token_pb2, auth_pb2
 
 
 @pytest.fixture
-async def auth(sql_store: SqlTokenStore, clock: Clock) -> AsyncIterator[RunningAuth]:
+async def auth(sql_store: TokenStore, clock: Clock) -> AsyncIterator[RunningAuth]:
     async with running_auth(sql_store, clock, static_keys={"proxy": "the proxy's key"}) as auth:
         yield auth
 

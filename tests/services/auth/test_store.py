@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import stat
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import insert, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -17,7 +19,10 @@ from common.errors import InvalidRequest, Unavailable
 from services.auth.config import async_url
 from services.auth.database import open_engine
 from services.auth.migrations.upgrade import migrate
-from services.auth.store import NullTokenStore, SqlTokenStore, TokenStore
+from services.auth.postgresql_store import PostgresqlTokenStore
+from services.auth.schema import API_TOKENS
+from services.auth.sqlite_store import SqliteTokenStore
+from services.auth.store import NullTokenStore, StoredToken, TokenStore
 from tests.services.auth.support import Clock, stored
 
 
@@ -94,7 +99,7 @@ async def test_uses_are_recorded_together(store: TokenStore, clock: Clock) -> No
     assert [token.last_used_at for token in await store.of_user("alice")] == [clock.now(), None, later]
 
 
-async def test_a_use_is_never_set_back(sql_store: SqlTokenStore, clock: Clock) -> None:
+async def test_a_use_is_never_set_back(sql_store: TokenStore, clock: Clock) -> None:
     token = stored(clock)
     await sql_store.add(token, at_most=1)
     await sql_store.record_uses({token.id: clock.now()})
@@ -102,13 +107,13 @@ async def test_a_use_is_never_set_back(sql_store: SqlTokenStore, clock: Clock) -
     assert await sql_store.of_user("alice") == [replace(token, last_used_at=clock.now())]
 
 
-async def test_more_uses_than_one_write_takes(sql_store: SqlTokenStore, clock: Clock) -> None:
+async def test_more_uses_than_one_write_takes(sql_store: TokenStore, clock: Clock) -> None:
     await sql_store.add(stored(clock, 2500), at_most=1)
     await sql_store.record_uses({stored(clock, number).id: clock.now() for number in range(1, 2501)})
     assert (await sql_store.of_user("alice"))[0].last_used_at == clock.now()
 
 
-async def test_a_broken_database_is_away(sql_store: SqlTokenStore, engine: AsyncEngine, clock: Clock) -> None:
+async def test_a_broken_database_is_away(sql_store: TokenStore, engine: AsyncEngine, clock: Clock) -> None:
     async with engine.begin() as connection:
         await connection.execute(text("DROP TABLE api_tokens"))
         await connection.execute(text("DROP TABLE revocations"))
@@ -128,14 +133,14 @@ async def test_a_broken_database_is_away(sql_store: SqlTokenStore, engine: Async
 async def test_a_postgresql_that_does_not_listen_is_away(tmp_path: Path, clock: Clock) -> None:
     engine = open_engine(async_url(f"postgresql://postgres:@/postgres?host={tmp_path}"))
     with pytest.raises(Unavailable):
-        await SqlTokenStore(engine, now=clock.now).by_hash(b"\0" * 32)
+        await PostgresqlTokenStore(engine).by_hash(b"\0" * 32)
     await engine.dispose()
 
 
 async def test_a_postgresql_that_was_restarted_costs_no_failed_call(postgresql_url: URL, clock: Clock) -> None:
     await migrate(postgresql_url)
     engine, other = open_engine(postgresql_url), open_engine(postgresql_url)
-    store = SqlTokenStore(engine, now=clock.now)
+    store = PostgresqlTokenStore(engine)
     await store.add(stored(clock), at_most=1)
     async with other.begin() as connection:
         query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
@@ -160,11 +165,49 @@ async def test_sqlite_writes_ahead_and_waits(sqlite_url: URL) -> None:
     await engine.dispose()
 
 
-async def test_only_postgresql_is_shared(sqlite_url: URL, postgresql_url: URL, clock: Clock) -> None:
-    for url, shared in ((sqlite_url, False), (postgresql_url, True)):
-        engine = open_engine(url)
-        assert SqlTokenStore(engine, now=clock.now).shared is shared
-        await engine.dispose()
+async def test_only_postgresql_is_shared(sql_store: TokenStore, database_url: URL) -> None:
+    assert sql_store.shared is (database_url.get_backend_name() == "postgresql")
+
+
+async def test_a_row_of_an_earlier_version_is_understood(sqlite_url: URL, clock: Clock) -> None:
+    await migrate(sqlite_url)
+    token = stored(clock, name="für", expires_at=clock.now() + timedelta(days=1, microseconds=7))
+    engine = open_engine(sqlite_url)
+    async with engine.begin() as connection:
+        values = {**asdict(token), "scopes": list(token.scopes)}
+        await connection.execute(insert(API_TOKENS).values(values))
+    store = SqliteTokenStore(Path(sqlite_url.database or ""), now=clock.now)
+    assert await store.by_hash(token.token_hash) == token
+    await store.add(stored(clock, 2), at_most=10)
+    await store.close()
+    async with engine.connect() as connection:
+        rows = (await connection.execute(select(API_TOKENS).order_by(API_TOKENS.c.id))).mappings().all()
+    assert [StoredToken(**{**row, "scopes": tuple(row["scopes"])}) for row in rows] == [token, stored(clock, 2)]
+    await engine.dispose()
+
+
+async def test_another_process_that_writes_is_waited_for(sqlite_url: URL, clock: Clock) -> None:
+    await migrate(sqlite_url)
+    path = Path(sqlite_url.database or "")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    store = SqliteTokenStore(path, now=clock.now)
+    adding = asyncio.create_task(store.add(stored(clock), at_most=1))
+    assert await store_reads(path, clock) == []
+    assert not adding.done()
+    other.execute("COMMIT")
+    other.close()
+    await adding
+    assert await store.of_user("alice") == [stored(clock)]
+    await store.close()
+
+
+async def store_reads(path: Path, clock: Clock) -> Sequence[StoredToken]:
+    """Read with a store of its own: writers do not keep readers waiting."""
+    store = SqliteTokenStore(path, now=clock.now)
+    found = await store.of_user("alice")
+    await store.close()
+    return found
 
 
 async def test_the_null_store_has_nothing(clock: Clock) -> None:
