@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from clickhouse_connect.datatypes.base import ClickHouseType
 from clickhouse_connect.datatypes.registry import get_from_name
 
-from common.metering.record import Outcome, UsageRecord, UsageSource
+from common.metering.record import Attempt, Outcome, UsageRecord, UsageSource
 from common.metering.units import UNITS, Cost, Unit, Units
 
 _OUTCOMES: Final = ", ".join(f"'{outcome.label}' = {outcome.value}" for outcome in Outcome)
@@ -33,6 +33,15 @@ _NAMES_OF_TYPES: Final = {
 }
 
 
+_ATTEMPTS: Final = (
+    ("attempt_providers", "LowCardinality(String)", "provider"),
+    ("attempt_models", "LowCardinality(String)", "model"),
+    ("attempt_statuses", "UInt16", "status"),
+    ("attempt_milliseconds", "UInt32", "milliseconds"),
+    ("attempt_may_be_billed", "Bool", "may_be_billed"),
+)
+
+
 class Column(NamedTuple):
     """A column: its name and type, and how its value is read from a record."""
 
@@ -52,6 +61,10 @@ def columns_of(units: Units = UNITS) -> list[Column]:
     columns += [Column(str(unit), counts, partial(_quantity, unit)) for unit in units]
     columns += [Column(str(cost), get_from_name("Int64"), partial(_cost, cost)) for cost in Cost]
     columns.append(Column("attempts", counts, _attempts))
+    columns += [
+        Column(name, get_from_name(f"Array({type_name})"), partial(_of_attempts, attrgetter(field)))
+        for name, type_name, field in _ATTEMPTS
+    ]
     return columns
 
 
@@ -70,3 +83,7 @@ def _cost(cost: Cost, record: UsageRecord) -> int:
 
 def _attempts(record: UsageRecord) -> int:
     return len(record.attempts)
+
+
+def _of_attempts(read: Callable[[Attempt], Any], record: UsageRecord) -> list[Any]:
+    return [read(attempt) for attempt in record.attempts]

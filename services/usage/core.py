@@ -181,4 +181,6 @@ def _wrong_field(record: UsageRecord, *, earliest: int, latest: int) -> str:
         return "usage_source"
     if record.status > _STATUS_AT_MOST:
         return "status"
+    if any(attempt.status > _STATUS_AT_MOST for attempt in record.attempts):
+        return "attempts"
     return next((f"quantities.{unit}" for unit, count in record.quantities.items() if count > _UINT32_MAX), "")

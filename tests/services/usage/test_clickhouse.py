@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from common.errors import Unavailable
-from common.metering.record import Outcome, UsageSource
+from common.metering.record import Attempt, Outcome, UsageSource
 from common.metering.units import Unit
 from services.usage.clickhouse_store import ClickHouseStore
 from services.usage.columns import columns_of
@@ -60,6 +60,7 @@ async def test_the_types_of_an_insert_are_those_of_the_table(
 async def test_every_field_is_stored_as_it_came(clickhouse: ClickHouseStore, connect: Connect, place: Place) -> None:
     counts: dict[str, Any] = {str(unit): 2**32 - 1 - number for number, unit in enumerate(Unit)}
     odd: dict[str, Any] = {"max_tokens": 0, "temperature": None, "top_p": 0.25, "error_code": "ü\0'"}
+    odd["attempts"] = [Attempt("openai", "small", 503, 70, may_be_billed=True), Attempt("mistral")]
     one = event(**odd, **counts, bytes_in=2**32 - 1, bytes_out=2**64 - 1)
     await clickhouse.insert([one], batch_id=next(batch_ids()))
     columns = columns_of()
@@ -76,9 +77,9 @@ async def test_every_field_is_stored_as_it_came(clickhouse: ClickHouseStore, con
 async def test_migrations_run_once_for_each_dataset(connect: Connect, place: Place) -> None:
     client = connect()
     try:
-        assert migrate(client, place=place) == [1, 2]
+        assert migrate(client, place=place) == [1, 2, 3]
         assert migrate(client, place=place) == []
-        assert migrate(client, place=replace(place, dataset=place.dataset + "_b")) == [1, 2]
+        assert migrate(client, place=replace(place, dataset=place.dataset + "_b")) == [1, 2, 3]
     finally:
         client.close()
 

@@ -9,6 +9,7 @@ import pytest
 
 from common.errors import InvalidRequest, PermissionDenied, Unavailable
 from common.identity.principal import NOBODY, Kind, Principal
+from common.metering.record import Attempt
 from services.usage.core import UsageCore, visible_to
 from services.usage.keys import KEY_HOLDER
 from services.usage.summaries import Everyone, OneUser, Sums
@@ -61,6 +62,7 @@ async def test_a_batch_has_a_size(core: UsageCore, count: int) -> None:
         ({"outcome": None}, "outcome"),
         ({"usage_source": None}, "usage_source"),
         ({"status": 1000}, "status"),
+        ({"attempts": [Attempt("openai", status=1000)]}, "attempts"),
         ({"ocr_pages": 2**32}, "quantities.ocr_pages"),
     ],
 )
