@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Final
@@ -96,7 +95,7 @@ def from_message(event: UsageEvent) -> UsageRecord:
     record.usage_source = UsageSource(event.usage_source) if event.usage_source else None
     record.quantities = _quantities(event)
     record.costs = {cost: amount for cost in Cost if (amount := getattr(event, cost.value))}
-    record.attempts = list(_attempts(event))
+    record.attempts = _attempts(event)
     for name in _OPTIONAL:
         if event.HasField(name):
             setattr(record, name, getattr(event, name))
@@ -104,22 +103,22 @@ def from_message(event: UsageEvent) -> UsageRecord:
 
 
 def _quantities(event: UsageEvent) -> dict[Unit, int]:
-    if not event.quantities:
+    counts = dict(event.quantities)
+    if not counts:
         return {unit: count for unit in _DEPRECATED_COUNTS if (count := getattr(event, unit))}
-    unknown = [name for name in event.quantities if name not in _UNITS]
-    if unknown:
-        raise ValueError(f"{unknown[0][:100]} is not a unit")
-    return {_UNITS[name]: count for name, count in event.quantities.items()}
+    try:
+        return {_UNITS[name]: count for name, count in counts.items()}
+    except KeyError as unknown:
+        raise ValueError(f"{str(unknown.args[0])[:100]} is not a unit") from None
 
 
-def _attempts(event: UsageEvent) -> Iterator[Attempt]:
-    for attempt in event.attempts:
-        yield Attempt(
-            attempt.provider, attempt.model, attempt.status, attempt.milliseconds, may_be_billed=attempt.may_be_billed
-        )
-    if not event.attempts:
-        for _ in range(min(event.attempt_count, _UNNAMED_ATTEMPTS_AT_MOST)):
-            yield Attempt(event.provider)
+def _attempts(event: UsageEvent) -> list[Attempt]:
+    if event.attempts:
+        return [
+            Attempt(each.provider, each.model, each.status, each.milliseconds, each.may_be_billed)
+            for each in event.attempts
+        ]
+    return [Attempt(event.provider) for _ in range(min(event.attempt_count, _UNNAMED_ATTEMPTS_AT_MOST))]
 
 
 def _add(event: UsageEvent, attempt: Attempt) -> None:
