@@ -118,8 +118,8 @@ class Exchanges(asyncio.Protocol):
 
     @property
     def ended(self) -> bool:
-        """Say whether the answer's end has come."""
-        return self._answer is not None and self._answer.ended
+        """Say whether the answer's end has come, and all before it was taken."""
+        return self._answer is not None and self._answer.ended and not self._answer.parts
 
     def close(self, *, idle_seconds: float | None = None) -> None:
         """End the exchange: keep a connection that may serve again, for ``idle_seconds`` at most; close any other."""

@@ -78,6 +78,26 @@ async def test_an_early_answer_may_be_a_stream() -> None:
         await server.peers[0].closed.wait()
 
 
+async def test_an_answer_is_not_complete_while_some_of_it_is_not_taken() -> None:
+    async def serve(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(HEAD_STREAM + chunk(_EVENT))
+        await taken.wait()
+        await peer.send(chunk(_EVENT) + LAST_CHUNK)
+        sent.set()
+
+    taken, sent = asyncio.Event(), asyncio.Event()
+    async with listening(serve) as server, HttpClient(timers=timers()) as client, asked(client, server.url) as answer:
+        assert await answer.events() == [_EVENT]
+        taken.set()
+        await sent.wait()
+        for _ in range(20):
+            await asyncio.sleep(0)  # The rest arrives in this same loop.
+        assert not answer.complete
+        assert await answer.events() == [_EVENT]
+        assert answer.complete
+
+
 # Servers that do not read.
 
 
