@@ -151,15 +151,6 @@ def refused(url: str, token: str, client: ClientAPI) -> None:
         client_of(url, token, tenant="other")
 
 
-def add_the_largest_batch(client: ClientAPI) -> None:
-    """Add as many large embeddings at once as the client is told to."""
-    collection = client.get_or_create_collection("batch", embedding_function=None)
-    size = client.get_max_batch_size()
-    rows: Vectors = [[number / 1536 for number in range(1536)]] * size
-    collection.add(ids=[str(number) for number in range(size)], embeddings=rows)
-    assert collection.count() == size
-
-
 def over_chroma_token(url: str, token: str) -> None:
     """Send the credential as chromadb's own token provider does, in both of its headers."""
     for header in ("Authorization", "X-Chroma-Token"):
@@ -198,7 +189,6 @@ def refusals(url: str, token: str, _: str) -> None:
     """What raises which exception."""
     refused(url, token, client_of(f"{url}/api/v2", token))
     over_chroma_token(url, token)
-    add_the_largest_batch(client_of(url, token))
 
 
 if __name__ == "__main__":

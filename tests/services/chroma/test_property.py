@@ -169,7 +169,7 @@ async def _run(service: Service, *, machine_settings: settings) -> None:
 @pytest.mark.parametrize("tenant_per_user", [True, False])
 async def test_no_interleaving_lets_one_user_observe_another(tenant_per_user: bool) -> None:  # noqa: FBT001 - a parameter
     async with running_service(MemoryChroma(), tenant_per_user=tenant_per_user) as service:
-        await _run(service, machine_settings=_machine(examples_share=6, steps=50))
+        await _run(service, machine_settings=_machine(examples_share=8, steps=50))
 
 
 @pytest.mark.hypothesis
@@ -211,7 +211,7 @@ async def _live_together(service: Service, *, seed: int, rounds: int) -> None:
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=3)
+@settings(max_examples=2)
 async def test_users_at_the_same_time_do_not_meet(seed: int) -> None:
     async with running_service(MemoryChroma()) as service:
         await _live_together(service, seed=seed, rounds=12)
