@@ -115,7 +115,7 @@ class Account:
             service=meter.service,
             type=type,
             method=call.method,
-            path=call.path,
+            path=_bounded(call.path),
         )
 
     def received(self, byte_count: int) -> None:

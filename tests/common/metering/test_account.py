@@ -367,3 +367,12 @@ def test_a_latency_always_fits(clock: Callable[[], float]) -> None:
         account.first_byte()
     assert 0 <= the_event(outbox).latency_ms < 2**32
     assert 1 <= the_event(outbox).first_byte_ms < 2**32
+
+
+def test_a_path_is_cut_like_a_name() -> None:
+    call = a_call()
+    call.path = "/v1/" + "x" * 10_000
+    outbox = FakeOutbox()
+    with meter(outbox).open(call, type="chat"):
+        pass
+    assert len(the_event(outbox).path) == 256
