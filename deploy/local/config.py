@@ -16,6 +16,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 """The checkout's root: children run there, and relative paths in Envoy's files are meant from there."""
 HOST = "127.0.0.1"
 """Where everything listens: a laptop's gateway is nobody else's business."""
+SHUTDOWN_GRACE_SECONDS = 4
+"""How long running calls may go on when a stack stops: who presses Ctrl-C does not wait for a long stream."""
 DEMO_USER = "demo"
 """The user that owns the token which the welcome prints."""
 

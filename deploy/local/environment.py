@@ -11,7 +11,17 @@ from typing import Final
 from pydantic import AliasChoices
 
 from common.settings import Settings
-from deploy.local.config import CHROMA_SERVER, ENVOY, HOST, REPOSITORY, SANDBOX, WELCOME, LocalSettings, Ports
+from deploy.local.config import (
+    CHROMA_SERVER,
+    ENVOY,
+    HOST,
+    REPOSITORY,
+    SANDBOX,
+    SHUTDOWN_GRACE_SECONDS,
+    WELCOME,
+    LocalSettings,
+    Ports,
+)
 from services.auth.config import AuthSettings
 from services.chat.config import ChatSettings
 from services.chroma.config import ChromaSettings
@@ -114,6 +124,7 @@ def _known(stack: Stack, *, child: str) -> dict[str, str]:
         "TURNPIKE_SERVICE_KEY": stack.service_key,
         "TURNPIKE_JWT_SECRET": stack.jwt_secret,
         "TURNPIKE_STATE_DIR": str(stack.state),
+        "TURNPIKE_SHUTDOWN_GRACE_SECONDS": str(SHUTDOWN_GRACE_SECONDS),
         **{f"TURNPIKE_{name.upper()}_LISTEN": f"{HOST}:{port}" for name, port in ports.services.items()},
         "TURNPIKE_SANDBOX_LISTEN": f"{HOST}:{ports.sandbox}",
         "TURNPIKE_AUTH_ADDRESS": f"{HOST}:{ports.auth}",

@@ -8,11 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.local.config import CHROMA_SERVER, ENVOY, HOST, SANDBOX, SERVICES, WELCOME, LocalSettings
+from deploy.local.config import (
+    CHROMA_SERVER,
+    ENVOY,
+    HOST,
+    SANDBOX,
+    SERVICES,
+    SHUTDOWN_GRACE_SECONDS,
+    WELCOME,
+    LocalSettings,
+)
 
 BAD_SETTING_STATUS = 2
 """The exit status of a child that starting again cannot help."""
-_STOP_SECONDS = 5
+# The grace, and time to hand over what was metered: a child that is killed leaves that for its next start.
+_STOP_SECONDS = SHUTDOWN_GRACE_SECONDS + 4
 _LOG_BYTES = 10 * 1024 * 1024
 _OLD_LOGS = 2
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping
+from configparser import ConfigParser
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,6 +13,7 @@ import pytest
 
 from deploy.local.config import LocalSettings
 from deploy.local.environment import CHILDREN, Stack, child_environment, variables_of
+from deploy.local.processes import Program, supervisor_config
 from services.chat.config import ChatSettings
 from services.sandbox.config import SandboxSettings
 
@@ -115,6 +117,14 @@ def test_the_welcome_knows_that_there_is_a_key_and_not_which() -> None:
 def test_authentication_is_required_unless_the_user_says_otherwise() -> None:
     assert made("auth")["API_AUTH_REQUIRED"] == "1"
     assert made("auth", {"API_AUTH_REQUIRED": "0"})["API_AUTH_REQUIRED"] == "0"
+
+
+def test_running_calls_end_before_the_stack_kills_their_service() -> None:
+    grace = float(made("chat", {"TURNPIKE_SHUTDOWN_GRACE_SECONDS": "600"})["TURNPIKE_SHUTDOWN_GRACE_SECONDS"])
+    chat = Program("chat", ("true",), stop_last=1)
+    config = ConfigParser(interpolation=None)
+    config.read_string(supervisor_config([chat], state=Path("/state"), directory=Path("/")))
+    assert config.getfloat("program:chat", "stopwaitsecs") > grace
 
 
 def test_variables_follow_from_the_settings() -> None:
