@@ -192,6 +192,16 @@ def test_every_environment_variable_is_declared_once() -> None:
     assert [name for name, count in Counter(declared).items() if count > 1] == []
 
 
+def test_services_reach_each_other_through_one_kind_of_channel() -> None:
+    openers = {
+        str(module)
+        for module in modules("common", "services")
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Attribute) and node.attr in ("insecure_channel", "secure_channel")
+    }
+    assert openers == {"common/serving/channel.py"}
+
+
 def test_only_settings_read_the_environment() -> None:
     readers = {
         str(module)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -19,22 +17,10 @@ from services.auth.config import AuthSettings
 from services.chat.config import ChatSettings
 from services.sandbox.config import SandboxSettings
 from tests.architecture.source import modules
+from tests.common.environment import environment
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _KEY = {"TURNPIKE_SERVICE_KEY": "0123456789abcdef"}
-
-
-@contextmanager
-def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Put these variables in the place of all others."""
-    before = dict(os.environ)
-    try:
-        os.environ.clear()
-        os.environ.update(variables)
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def chat(**variables: str) -> ChatSettings:

@@ -6,7 +6,9 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -19,7 +21,7 @@ from common.serving.server import Server
 from common.telemetry import Telemetry
 from services.chat.config import ChatSettings
 from tests.common.identity.fake_authenticator import FakeAuthenticator
-from tests.common.raw_grpc import RawGrpcClient
+from tests.common.raw_grpc import RawGrpcClient, framed
 from tests.common.running import BEARER, ROUTES, SERVICE_KEY, chat_servicer, the_interceptors
 from turnpike.chat.v1 import chat_pb2, chat_pb2_grpc
 
@@ -125,3 +127,35 @@ async def test_a_server_that_ends_by_itself_ends_the_service(free_port: int) -> 
         await client.read_until(b"CANCELLED")
     with pytest.raises(UnicodeDecodeError):
         await serving
+
+
+_REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+@pytest.mark.parametrize("header", [b"cookie", b"x-api-key", b"authorization", b"traceparent", b"x-request-id"])
+async def test_no_header_of_a_caller_reaches_a_log(tmp_path: Path, free_port: int, header: bytes) -> None:
+    secret = b"sk-a-callers-secret"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.chat"),
+        cwd=_REPOSITORY,
+        env={
+            "PYTHONPATH": f"{_REPOSITORY}:{_REPOSITORY / 'gen'}",
+            "TURNPIKE_SERVICE_KEY": SERVICE_KEY.get_secret_value(),
+            "TURNPIKE_STATE_DIR": str(tmp_path),
+            "TURNPIKE_CHAT_LISTEN": f"127.0.0.1:{free_port}",
+            "TURNPIKE_AUTH_ADDRESS": "127.0.0.1:9",
+            "TURNPIKE_LOG_LEVEL": "debug",
+        },
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    assert b"listening" in (first := await process.stdout.readline()), first
+    async with RawGrpcClient(free_port) as client:
+        rpc = b"/turnpike.chat.v1.ChatService/CompleteChat"
+        await client.begin(rpc, headers=[(header, b"Bearer " + secret + b"\xe9")], message=framed(b""))
+        await client.read_until(b"grpc-status")
+    process.terminate()
+    said, _ = await process.communicate()
+    assert b"/CompleteChat" in said
+    assert secret not in said
