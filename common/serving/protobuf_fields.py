@@ -1,4 +1,4 @@
-"""Protobuf's wire form where bytes are at hand already and a message would only copy them.
+"""Protobuf's encoding where bytes are at hand already and a message would only copy them.
 
 Source: https://protobuf.dev/programming-guides/encoding/
 """

@@ -22,7 +22,7 @@ _DRIVERS: Final = {
 
 
 class JwtSettings(Settings):
-    """Whose platform JWTs are believed; with neither a secret nor a JWKS URL all of them are refused."""
+    """Which platform JWTs are accepted; with neither a secret nor a JWKS URL all of them are refused."""
 
     jwt_secret: Secret | None = Field(None, min_length=32, validation_alias="TURNPIKE_JWT_SECRET")
     """The secret of HS256 JWTs, at least 32 characters; none: HS256 is refused."""

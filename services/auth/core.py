@@ -37,8 +37,8 @@ _CREDENTIAL_LENGTH: Final = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Authenticated:
-    """A caller, for how many seconds this may be remembered, and when the credential expires."""
+class ResolvedCaller:
+    """A caller, for how many seconds this may be cached, and when the credential expires."""
 
     principal: Principal
     cache_seconds: float
@@ -49,7 +49,7 @@ class Authentication:
     """Resolves credentials.
 
     ``static_keys`` are keys by the user that each stands for. ``required`` says whether a call without any credential
-    is refused; a wrong one always is. ``cache_seconds`` is the longest that an answer may be remembered.
+    is refused; a wrong one always is. ``cache_seconds`` is the longest that an answer may be cached.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Authentication:
         """Return who holds the credential: the ``Authenticator`` of this service's own RPCs."""
         return (await self.resolve(credential)).principal
 
-    async def resolve(self, credential: str) -> Authenticated:
+    async def resolve(self, credential: str) -> ResolvedCaller:
         """Return who holds the credential, "" for none; raises Unauthenticated, or Unavailable when nobody can say."""
         if not credential:
             return self._anonymous()
@@ -85,19 +85,19 @@ class Authentication:
         user_id = self._static_user(credential)
         if user_id is not None:
             principal = Principal(Kind.STATIC_KEY, user_id, scopes=_ALL)
-            return Authenticated(principal, self._cache_seconds)
+            return ResolvedCaller(principal, self._cache_seconds)
         if credential.startswith(PREFIX):
             return await self._token_holder(credential)
         if looks_like_jwt(credential):
             return await self._jwt_holder(credential)
         raise _refused("it is not known")
 
-    def _anonymous(self) -> Authenticated:
+    def _anonymous(self) -> ResolvedCaller:
         if self._required:
             raise Unauthenticated(
                 "Missing credential: send 'Authorization: Bearer <token>' or x-api-key.", code="missing_api_key"
             )
-        return Authenticated(Principal(Kind.ANONYMOUS, scopes=_ALL), self._cache_seconds)
+        return ResolvedCaller(Principal(Kind.ANONYMOUS, scopes=_ALL), self._cache_seconds)
 
     def _static_user(self, credential: str) -> str | None:
         given = _digest(credential)
@@ -108,9 +108,9 @@ class Authentication:
                 found = user_id
         return found
 
-    async def _token_holder(self, credential: str) -> Authenticated:
+    async def _token_holder(self, credential: str) -> ResolvedCaller:
         if not is_well_formed(credential):
-            raise _refused("it is not a whole API token")
+            raise _refused("it is not a complete API token")
         token = await self._store.by_hash(hash_of(credential))
         if token is None:
             raise _refused("it is not known, or it was revoked")
@@ -121,18 +121,18 @@ class Authentication:
         principal = Principal(Kind.API_TOKEN, token.user_id, token.id, frozenset(token.scopes))
         return self._until(token.expires_at, principal, now=now)
 
-    async def _jwt_holder(self, credential: str) -> Authenticated:
+    async def _jwt_holder(self, credential: str) -> ResolvedCaller:
         claims = await self._jwts.verify(credential)
         if claims.subject in RESERVED_USERS:
             raise Unauthenticated("The JWT is not valid: its sub is reserved.", code="invalid_jwt")
         principal = Principal(Kind.PLATFORM_JWT, claims.subject, scopes=_ALL)
         return self._until(claims.expires_at, principal, now=self._now())
 
-    def _until(self, expires_at: datetime | None, principal: Principal, *, now: datetime) -> Authenticated:
+    def _until(self, expires_at: datetime | None, principal: Principal, *, now: datetime) -> ResolvedCaller:
         seconds = self._cache_seconds
         if expires_at is not None:
             seconds = max(0.0, min(seconds, (expires_at - now).total_seconds()))
-        return Authenticated(principal, seconds, expires_at)
+        return ResolvedCaller(principal, seconds, expires_at)
 
 
 @dataclass(frozen=True, slots=True)

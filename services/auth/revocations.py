@@ -44,7 +44,7 @@ class Revocations:
     Where the store is shared, it is asked what others revoked, while somebody watches: when it announces that there is
     something, and every ``poll_seconds`` when its announcements do not arrive. Each time it is asked about the last
     ``overlap_seconds``: a revocation whose transaction ended late is found a little later and not missed. The overlap
-    must be longer than services remember a principal. ``health`` shows polls that keep failing.
+    must be longer than services cache a principal. ``health`` shows polls that keep failing.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Between the wire and the core: proto in, proto out."""
+"""Protobuf in, protobuf out: the RPCs of the auth service."""
 
 from __future__ import annotations
 
@@ -92,12 +92,12 @@ class ApiTokenHttpServicer(api_token_http_pb2_grpc.ApiTokenHttpServiceServicer):
 
     async def CreateApiToken(self, request: HttpBody, context: Context) -> HttpBody:
         """Create a token; the body may be empty."""
-        asked = token_request(request.data)
+        wanted = token_request(request.data)
         created = await self._tokens.create(
             current_call().principal.user_id,
-            name=asked.name or "",
-            scopes=asked.scopes or (),
-            expires_at=asked.expires_at,
+            name=wanted.name or "",
+            scopes=wanted.scopes or (),
+            expires_at=wanted.expires_at,
         )
         body = json_format.MessageToJson(
             _created(created), preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=None
