@@ -30,7 +30,7 @@ _NAME_CHARACTERS: Final = 256
 _OTHER_MODELS: Final = "other"
 _INPUT: Final = units_of(Kind.INPUT_TOKENS)
 _OUTPUT: Final = units_of(Kind.OUTPUT_TOKENS)
-_TOKENS: Final = (*_INPUT, *_OUTPUT)
+_TOKENS: Final = frozenset((*_INPUT, *_OUTPUT))
 # What zeros may not replace, each as a whole: classes of tokens are parts of one number of the provider's.
 _GROUPS: Final = (_INPUT, _OUTPUT, *((unit,) for unit in units_of(Kind.OTHER)))
 # No request uses as much: whoever says so is wrong.
@@ -176,16 +176,20 @@ class Account:
         record = self.record
         if upstream_model:
             record.upstream_model = _bounded(upstream_model)
-        if not all(map(_is_possible, (*quantities.values(), total))):
+        if not _are_possible(quantities, total):
             _log.warning("a provider's counts cannot be true", request_id=record.request_id, provider=record.provider)
             return False
         used = {unit: count for unit, count in quantities.items() if count}
-        if source is record.usage_source:
-            used = _kept(record.quantities, used) | used
-        given, tokens = (sum(each.get(unit, 0) for unit in _TOKENS) for each in (quantities, used))
+        tokens = sum(count for unit, count in used.items() if unit in _TOKENS)
+        if source is record.usage_source and record.quantities:
+            kept = _kept(record.quantities, used)
+            used = kept | used
+            kept_tokens = sum(count for unit, count in kept.items() if unit in _TOKENS)
+            tokens += kept_tokens
+            total = total and total + kept_tokens
         if used or record.usage_source is None:
             record.quantities = used
-            record.total_tokens = total + tokens - given if total else tokens
+            record.total_tokens = total or tokens
             record.usage_source = source
         return True
 
@@ -257,8 +261,11 @@ def outcome_of(error: BaseException | None) -> tuple[Outcome, int, str]:
     return Outcome.FAILED, 500, "internal_error"
 
 
-def _is_possible(count: int) -> bool:
-    return type(count) is int and 0 <= count <= _COUNT_AT_MOST
+def _are_possible(quantities: Quantities, total: int) -> bool:
+    for count in (*quantities.values(), total):
+        if type(count) is not int or not 0 <= count <= _COUNT_AT_MOST:
+            return False
+    return True
 
 
 def _kept(before: Quantities, now: Quantities) -> dict[Unit, int]:

@@ -62,10 +62,12 @@ def encode(record: UsageRecord) -> bytes:
         value = getattr(record, name)
         if value is not None:
             setattr(event, name, value)
-    for unit, count in record.quantities.items():
-        event.quantities[unit.value] = count
+    if record.quantities:
+        quantities = event.quantities
+        for unit, count in record.quantities.items():
+            quantities[unit] = count
     for cost, amount in record.costs.items():
-        setattr(event, cost.value, amount)
+        setattr(event, cost, amount)
     for attempt in record.attempts:
         _add(event, attempt)
     return event.SerializeToString()
@@ -122,13 +124,16 @@ def _attempts(event: UsageEvent) -> list[Attempt]:
 
 
 def _add(event: UsageEvent, attempt: Attempt) -> None:
-    event.attempts.add(
-        provider=attempt.provider,
-        model=attempt.model,
-        status=attempt.status,
-        milliseconds=_uint32(attempt.milliseconds),
-        may_be_billed=attempt.may_be_billed,
-    )
+    message = event.attempts.add()
+    message.provider = attempt.provider
+    if attempt.model:
+        message.model = attempt.model
+    if attempt.status:
+        message.status = attempt.status
+    if attempt.milliseconds:
+        message.milliseconds = _uint32(attempt.milliseconds)
+    if attempt.may_be_billed:
+        message.may_be_billed = True
 
 
 def _uint32(number: int) -> int:

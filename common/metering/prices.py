@@ -78,15 +78,16 @@ class PriceTable:
         """
         record.price_version = self.version
         prices = self._find(record)
-        used = {unit: count for unit, count in record.quantities.items() if count}
-        if prices is None or not used:
+        if prices is None or not any(record.quantities.values()):
             return
-        sums = dict.fromkeys(Cost, 0)
-        for unit, count in used.items():
-            price = self._price(unit, prices)
-            if price is None:
-                return
-            sums[self._units[unit].cost] += count * price
+        sums: dict[Cost, int] = {}
+        for unit, count in record.quantities.items():
+            if count:
+                price = self._price(unit, prices)
+                if price is None:
+                    return
+                cost = self._units[unit].cost
+                sums[cost] = sums.get(cost, 0) + count * price
         record.costs = {cost: self._rounded(amount) for cost, amount in sums.items() if amount}
         record.priced = True
 
