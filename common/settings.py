@@ -17,6 +17,8 @@ MAX_BODY_BYTES = 32 * 1024 * 1024
 """The largest request body."""
 MAX_MESSAGE_BYTES = MAX_BODY_BYTES + 64 * 1024
 """The same with what protobuf adds; Envoy's configuration is rendered with the same number."""
+MAX_HEADER_BYTES = 64 * 1024
+"""The largest request headers, names and values together."""
 _HEADER_TEXT: Final = re.compile(r"[\x20-\x7e]+")
 
 

@@ -21,11 +21,14 @@ from common.serving.messages import read_message
 from common.serving.probes import Probes
 from common.serving.routes import Route, services_of
 from common.serving.runtime import open_runtime
-from common.settings import MAX_MESSAGE_BYTES
+from common.settings import MAX_HEADER_BYTES, MAX_MESSAGE_BYTES
 
 SERVER_OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", -1),
+    # Above what the edge lets in, which says what is wrong. Between the two gRPC refuses at random.
+    ("grpc.max_metadata_size", 2 * MAX_HEADER_BYTES),
+    ("grpc.absolute_max_metadata_size", 4 * MAX_HEADER_BYTES),
     # A second process on the same port is a mistake that must fail, not share the load.
     ("grpc.so_reuseport", 0),
     ("grpc.keepalive_permit_without_calls", 1),

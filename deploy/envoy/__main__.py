@@ -6,8 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from common.settings import load
 from deploy.envoy.clusters import Address
 from deploy.envoy.render import CONTRACT, Places, write
+from deploy.envoy.settings import EdgeSettings
 
 
 def main() -> int:
@@ -21,7 +23,7 @@ def main() -> int:
     given = parser.parse_args()
     places = Places(listen=given.listen, admin=given.admin, services=dict(given.service))
     try:
-        write(given.output, places=places, contract=given.contract)
+        write(given.output, places=places, settings=load(EdgeSettings), contract=given.contract)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"turnpike: {error}\n")
         return 2

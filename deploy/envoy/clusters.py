@@ -6,14 +6,19 @@ import ipaddress
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from deploy.envoy import policy
+from deploy.envoy.settings import EdgeSettings
+
 Json = dict[str, Any]
 Address = tuple[str, int]
 """A host, by name or IP address, and a port."""
 
 
-def clusters(names: Iterable[str], *, addresses: Mapping[str, Address]) -> list[Json]:
-    """Return a cluster for each name; raises ValueError for one without an address."""
-    return [_cluster(name, _address_of(name, addresses)) for name in names]
+def clusters(names: Iterable[str], *, addresses: Mapping[str, Address], settings: EdgeSettings) -> list[Json]:
+    """Return a cluster for each name, and that of health and reflection; raises ValueError without an address."""
+    found = [_cluster(name, _address_of(name, addresses), limit=settings.max_requests) for name in names]
+    address = _address_of(policy.OPEN_BACKEND, addresses)
+    return [*found, _cluster(policy.OPEN_CLUSTER, address, limit=settings.max_open_requests)]
 
 
 def _address_of(name: str, addresses: Mapping[str, Address]) -> Address:
@@ -22,21 +27,19 @@ def _address_of(name: str, addresses: Mapping[str, Address]) -> Address:
     return addresses[name]
 
 
-def _cluster(name: str, address: Address) -> Json:
+def _cluster(name: str, address: Address, *, limit: int) -> Json:
     host, port = address
+    # Envoy's own limits are 1,024 of each. Nothing is repeated: whether a request may be is the router's to know.
+    limits = {"max_connections": limit, "max_pending_requests": limit, "max_requests": limit, "max_retries": 0}
+    options = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _GRPC}
+    endpoint = {"endpoint": {"address": {"socket_address": _socket_address(host, port)}}}
     return {
         "name": name,
         "type": "STATIC" if _is_ip(host) else "STRICT_DNS",
         "connect_timeout": "1s",
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": _GRPC,
-        },
-        "load_assignment": {
-            "cluster_name": name,
-            "endpoints": [
-                {"lb_endpoints": [{"endpoint": {"address": {"socket_address": _socket_address(host, port)}}}]}
-            ],
-        },
+        "circuit_breakers": {"thresholds": [limits]},
+        "typed_extension_protocol_options": options,
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
     }
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from google.api import annotations_pb2
 from google.api.http_pb2 import HttpRule
-from google.protobuf.descriptor_pb2 import FileDescriptorSet, ServiceDescriptorProto
+from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorSet, ServiceDescriptorProto
 
 from deploy.envoy.paths import PathTemplate
 from turnpike.edge.v1 import exposure_pb2
 
 _BYTES = ".google.api.HttpBody"
 _OWN_PACKAGES = "turnpike."
+_WHOLE = "*"
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,23 @@ class Binding:
 
     method: str
     path: PathTemplate
+    takes_query: bool
+    """Whether the query fills fields of the request: it does not where the body is all of it."""
 
 
 @dataclass(frozen=True)
 class Rpc:
-    """An RPC with its HTTP bindings, and whether its request is google.api.HttpBody."""
+    """An RPC with its HTTP bindings, and whether its request is google.api.HttpBody; ``fields`` are the request's."""
 
     name: str
     bindings: tuple[Binding, ...]
+    fields: tuple[str, ...]
     takes_bytes: bool
+
+    @property
+    def is_typed(self) -> bool:
+        """Whether Envoy reads the request's fields from the path, the query and a JSON body."""
+        return not self.takes_bytes
 
 
 @dataclass(frozen=True)
@@ -71,8 +80,9 @@ class Service:
 def read_contract(descriptors: bytes) -> tuple[Service, ...]:
     """Return the services of Turnpike's own packages in a serialized FileDescriptorSet, in its order."""
     files = FileDescriptorSet.FromString(descriptors).file
+    messages = {f".{file.package}.{message.name}": message for file in files for message in file.message_type}
     return tuple(
-        _service(file.package, service)
+        _service(file.package, service, messages)
         for file in files
         if file.package.startswith(_OWN_PACKAGES)
         for service in file.service
@@ -87,11 +97,12 @@ def without_comments(descriptors: bytes) -> bytes:
     return files.SerializeToString(deterministic=True)
 
 
-def _service(package: str, service: ServiceDescriptorProto) -> Service:
+def _service(package: str, service: ServiceDescriptorProto, messages: Mapping[str, DescriptorProto]) -> Service:
     rpcs = (
         Rpc(
             name=method.name,
             bindings=tuple(_bindings(method.options.Extensions[annotations_pb2.http])),
+            fields=tuple(field.name for field in messages[method.input_type].field),
             takes_bytes=method.input_type == _BYTES,
         )
         for method in service.method
@@ -103,8 +114,8 @@ def _service(package: str, service: ServiceDescriptorProto) -> Service:
 def _bindings(rule: HttpRule) -> Iterator[Binding]:
     kind = rule.WhichOneof("pattern")
     if kind == "custom":
-        yield Binding(rule.custom.kind, PathTemplate(rule.custom.path))
+        yield Binding(rule.custom.kind, PathTemplate(rule.custom.path), takes_query=rule.body != _WHOLE)
     elif kind is not None:
-        yield Binding(kind.upper(), PathTemplate(getattr(rule, kind)))
+        yield Binding(kind.upper(), PathTemplate(getattr(rule, kind)), takes_query=rule.body != _WHOLE)
     for more in rule.additional_bindings:
         yield from _bindings(more)

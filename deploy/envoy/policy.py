@@ -1,4 +1,4 @@
-"""What the contract cannot say about the edge: one table for timers, the dialects of errors, and limits."""
+"""What the contract cannot say about the edge: one table for timers, headers, limits and the dialects of errors."""
 
 from __future__ import annotations
 
@@ -27,8 +27,35 @@ SERVICES: Final[Mapping[str, ServicePolicy]] = MappingProxyType(
 """The services that are not as the default is."""
 
 DIALECTS: Final[Mapping[str, ErrorDialect]] = MappingProxyType({"/v1/chroma": CHROMA})
-"""The dialect of Envoy's own errors under a path; everywhere else it is OPENAI."""
+"""The dialect of Envoy's own errors under a path; everywhere else it is DEFAULT_DIALECT."""
 DEFAULT_DIALECT: Final = OPENAI
 
-OPEN_CLUSTER: Final = "chat"
-"""The cluster that answers health checks and reflection."""
+CREDENTIAL_HEADERS: Final = ("authorization", "x-api-key", "api-key", "x-chroma-token", "x-usage-key")
+"""The headers in which a service looks for a credential."""
+FORWARDED_HEADERS: Final = (
+    *CREDENTIAL_HEADERS,
+    "anthropic-beta",
+    "anthropic-version",
+    "content-type",
+    "openai-beta",
+    "openai-organization",
+    "openai-project",
+    "traceparent",
+    "tracestate",
+)
+"""The headers of an HTTP caller that reach a service: no cookies, and nothing that means something to gRPC."""
+EDGE_HEADERS: Final = ("content-length", "x-forwarded-proto", "x-request-id")
+"""Headers that Envoy itself needs after the others are removed."""
+CODEC_HEADER_KIB: Final = 256
+"""The size at which Envoy stops reading headers: an HTTP/2 stream is then reset without an answer."""
+
+OPEN_SERVICES: Final[Mapping[str, str]] = MappingProxyType(
+    {"health": "/grpc.health.v1.Health/", "reflection": "/grpc.reflection."}
+)
+"""The services of every gRPC server that need no credential, by the setting that turns each on."""
+OPEN_BACKEND: Final = "chat"
+"""The service that answers them."""
+OPEN_CLUSTER: Final = "open"
+"""The cluster of these calls: the same service, with limits of its own."""
+OPEN_SECONDS: Final = 60
+"""How long such a call may last."""

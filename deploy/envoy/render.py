@@ -15,8 +15,11 @@ from common.settings import MAX_MESSAGE_BYTES
 from deploy.envoy import policy
 from deploy.envoy.clusters import Address, clusters
 from deploy.envoy.contract import read_contract, without_comments
+from deploy.envoy.filters import filters, measured
+from deploy.envoy.queries import path_fields
 from deploy.envoy.replies import local_reply_config
 from deploy.envoy.routes import clusters_of, routes, transcoded_services
+from deploy.envoy.settings import EdgeSettings
 from deploy.envoy.template import fill
 
 _HERE = Path(__file__).parent
@@ -33,30 +36,40 @@ class Places:
     services: Mapping[str, Address]
 
 
-def render(descriptors: bytes, *, places: Places) -> dict[str, Any]:
+def render(descriptors: bytes, *, places: Places, settings: EdgeSettings) -> dict[str, Any]:
     """Return Envoy's bootstrap configuration.
 
     ``descriptors`` is a serialized FileDescriptorSet with all imports. Raises ValueError when a service that the
-    contract routes has no address, or when two services claim the same path.
+    contract routes has no address, when two services claim the same path, or when a name is a path's field in one place
+    and a query parameter in another.
     """
     contract = read_contract(descriptors)
+    heap_bytes = settings.memory_mib * 2**20
     values = {
         "listen_host": places.listen[0],
         "listen_port": places.listen[1],
         "admin_host": places.admin[0],
         "admin_port": places.admin[1],
-        "routes": routes(contract, policy.SERVICES),
+        "heap_bytes": heap_bytes,
+        "max_connections": settings.max_connections,
+        "request_timeout": f"{settings.request_seconds}s",
+        "header_kib": policy.CODEC_HEADER_KIB,
+        "early_mutations": [measured()],
+        "filters": filters(settings),
+        "routes": routes(contract, settings),
         "local_replies": local_reply_config(policy.DIALECTS, default=policy.DEFAULT_DIALECT),
         "transcoded_services": transcoded_services(contract),
+        "path_fields": path_fields(contract),
         "descriptors": base64.b64encode(without_comments(descriptors)).decode("ascii"),
-        "lua": (_HERE / "edge.lua").read_text(),
         "body_bytes": MAX_MESSAGE_BYTES,
-        "clusters": clusters(clusters_of(contract), addresses=places.services),
+        "clusters": clusters(clusters_of(contract), addresses=places.services, settings=settings),
     }
-    filled: dict[str, Any] = fill(yaml.safe_load((_HERE / "envoy.yaml").read_text()), values)
+    template = yaml.safe_load((_HERE / "envoy.yaml").read_text())
+    filled: dict[str, Any] = fill(template, values)
     return filled
 
 
-def write(target: Path, *, places: Places, contract: Path = CONTRACT) -> None:
+def write(target: Path, *, places: Places, settings: EdgeSettings, contract: Path = CONTRACT) -> None:
     """Write the configuration as JSON, which leaves no doubt about types; raises as ``render`` does."""
-    target.write_text(json.dumps(render(contract.read_bytes(), places=places), indent=1) + "\n")
+    config = render(contract.read_bytes(), places=places, settings=settings)
+    target.write_text(json.dumps(config, indent=1) + "\n")

@@ -1,22 +1,34 @@
-"""Renders the routes: HTTP paths with their methods and 405s, and the services of native gRPC callers."""
+"""Renders the routes, in the order in which Envoy tries them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from deploy.envoy.contract import Service
+from deploy.envoy import policy
+from deploy.envoy.contract import Binding, Rpc, Service
+from deploy.envoy.filters import answered_by_edge, for_grpc, for_open_service, in_dialect, refused_after_the_body
+from deploy.envoy.matching import VALID_PATH, header, header_present, regex
 from deploy.envoy.paths import PathTemplate
-from deploy.envoy.policy import OPEN_CLUSTER, ServicePolicy
+from deploy.envoy.refusals import direct_response, preflight, refusal_of_other_origins, refusals
+from deploy.envoy.settings import EdgeSettings
 
 Json = dict[str, Any]
+Paths = Mapping[PathTemplate, Mapping[str, tuple[str, Rpc]]]
+"""What serves each method of each path: the cluster and the RPC."""
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-_OPEN_SERVICES = ("grpc.health.v1.Health/", "grpc.reflection.")
+_WITH_BODY = ("POST", "PUT", "PATCH")
 
 
-def routes(contract: Sequence[Service], policies: Mapping[str, ServicePolicy]) -> list[Json]:
-    """Return all routes in the order in which Envoy tries them."""
-    return [_preflight(), *_http_routes(contract, policies), *_grpc_routes(contract, policies)]
+def routes(contract: Sequence[Service], settings: EdgeSettings) -> list[Json]:
+    """Return all routes; raises ValueError when two services claim the same method and path."""
+    paths = _paths(contract)
+    open_paths = [path for path in paths if _is_open(paths[path], settings)]
+    foreign = [route for path in open_paths for route in refusal_of_other_origins(_path(path), settings)]
+    # The transcoder takes some paths that no route has, such as one with a slash at its end.
+    nothing = {"match": {"prefix": "/"}, **direct_response(404), **_with(answered_by_edge())}
+    services = [*_grpc_routes(contract, settings), *_http_routes(paths, settings)]
+    return [*refusals(), *foreign, preflight(), *services, nothing]
 
 
 def transcoded_services(contract: Sequence[Service]) -> list[str]:
@@ -25,70 +37,101 @@ def transcoded_services(contract: Sequence[Service]) -> list[str]:
 
 
 def clusters_of(contract: Sequence[Service]) -> list[str]:
-    """Return the clusters that routes name, sorted."""
-    return sorted({service.cluster for service in contract if service.is_public} | {OPEN_CLUSTER})
+    """Return the services that routes name, sorted."""
+    return sorted({service.cluster for service in contract if service.is_public} | {policy.OPEN_BACKEND})
 
 
-def _preflight() -> Json:
-    """Return the route of preflights: the CORS filter answers them, but wants a route with a cluster to do so."""
-    headers = [_method("OPTIONS"), {"name": "access-control-request-method", "present_match": True}]
-    return {"match": {"prefix": "/", "headers": headers}, "route": {"cluster": OPEN_CLUSTER}}
-
-
-def _http_routes(contract: Sequence[Service], policies: Mapping[str, ServicePolicy]) -> Iterator[Json]:
-    found: dict[PathTemplate, dict[str, str]] = {}
-    for service in contract:
-        for binding in (binding for rpc in service.rpcs for binding in rpc.bindings if service.is_public):
-            cluster = found.setdefault(binding.path, {}).setdefault(binding.method, service.cluster)
-            if cluster != service.cluster:
-                raise ValueError(f"{binding.method} {binding.path.text} belongs to {cluster} and {service.cluster}")
-    for path in sorted(found, key=lambda path: (path.order, path.text)):
-        clusters = found[path]
-        for cluster in sorted(set(clusters.values())):
-            methods = [method for method in _METHODS if clusters.get(method) == cluster]
-            match = {**_path(path), "headers": [_method("|".join(methods))]}
-            yield {"match": match, "route": _action(cluster, policies)}
-        yield _method_not_allowed(path, [method for method in _METHODS if method in clusters])
-
-
-def _method_not_allowed(path: PathTemplate, methods: Sequence[str]) -> Json:
-    allowed = ", ".join(methods)
-    return {
-        "match": _path(path),
-        "direct_response": {"status": 405, "body": {"inline_string": f"This path takes {allowed} only."}},
-        "response_headers_to_add": [
-            {"header": {"key": "allow", "value": allowed}},
-            {
-                "header": {"key": "content-type", "value": "application/json"},
-                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-            },
-        ],
-        # The transcoder would answer 404 before the route could.
-        "typed_per_filter_config": {
-            "envoy.filters.http.grpc_json_transcoder": {
-                "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig",
-                "disabled": True,
-            }
-        },
-    }
-
-
-def _grpc_routes(contract: Sequence[Service], policies: Mapping[str, ServicePolicy]) -> Iterator[Json]:
+def _grpc_routes(contract: Sequence[Service], settings: EdgeSettings) -> Iterator[Json]:
+    """Return the routes of native gRPC callers; what else calls itself gRPC goes nowhere."""
     for service in contract:
         if service.is_for_grpc_callers:
-            yield {"match": {"prefix": f"/{service.full_name}/"}, "route": _action(service.cluster, policies)}
-    for prefix in _OPEN_SERVICES:
-        yield {"match": {"prefix": f"/{prefix}"}, "route": _action(OPEN_CLUSTER, policies)}
+            yield _grpc_route(f"/{service.full_name}/", _action(service.cluster))
+    is_on = {"health": settings.health, "reflection": settings.reflection}
+    for name, prefix in policy.OPEN_SERVICES.items():
+        if is_on[name]:
+            seconds = f"{policy.OPEN_SECONDS}s"
+            limited = {"timeout": seconds, "max_stream_duration": {"max_stream_duration": seconds}}
+            yield _grpc_route(prefix, {"cluster": policy.OPEN_CLUSTER, **limited})
+    yield {"match": {"prefix": "/", "grpc": {}}, **direct_response(404), "typed_per_filter_config": answered_by_edge()}
 
 
-def _action(cluster: str, policies: Mapping[str, ServicePolicy]) -> Json:
-    policy = policies.get(cluster, ServicePolicy())
-    return {"cluster": cluster, "timeout": f"{policy.timeout_seconds}s"}
+def _grpc_route(prefix: str, action: Json) -> Json:
+    return {"match": {"prefix": prefix, "grpc": {}}, "route": action, "typed_per_filter_config": for_grpc()}
+
+
+def _http_routes(paths: Paths, settings: EdgeSettings) -> Iterator[Json]:
+    for path in sorted(paths, key=lambda path: (path.order, path.text)):
+        services = paths[path]
+        filters = for_open_service(settings) if _is_open(services, settings) else {}
+        if any(rpc.is_typed for _, rpc in services.values()):
+            invalid = header(":path", regex(VALID_PATH), negated=True)
+            words = "The path and query must be UTF-8, percent-encoded."
+            yield {
+                "match": {**_path(path), "headers": [invalid]},
+                **direct_response(400, words),
+                **_with({**filters, **answered_by_edge()}),
+            }
+        for cluster in sorted({cluster for cluster, _ in services.values()}):
+            methods = [method for method in _METHODS if services.get(method, ("",))[0] == cluster]
+            yield from _method_routes(path, methods, cluster=cluster, settings=settings, filters=filters)
+        allowed = ", ".join(method for method in _METHODS if method in services)
+        refused = direct_response(405, f"This path takes {allowed} only.", headers={"allow": allowed})
+        yield {"match": _path(path), **refused, **_with({**filters, **answered_by_edge()})}
+
+
+def _is_open(services: Mapping[str, tuple[str, Rpc]], settings: EdgeSettings) -> bool:
+    return any(cluster in settings.open for cluster, _ in services.values())
+
+
+def _paths(contract: Sequence[Service]) -> Paths:
+    found: dict[PathTemplate, dict[str, tuple[str, Rpc]]] = {}
+    for service, rpc, binding in _bindings(contract):
+        methods = found.setdefault(binding.path, {})
+        cluster, _ = methods.setdefault(binding.method, (service.cluster, rpc))
+        if cluster != service.cluster:
+            raise ValueError(f"{binding.method} {binding.path.text} belongs to {cluster} and {service.cluster}")
+    return found
+
+
+def _bindings(contract: Sequence[Service]) -> Iterator[tuple[Service, Rpc, Binding]]:
+    for service in contract:
+        for rpc in service.rpcs if service.is_public else ():
+            for binding in rpc.bindings:
+                yield service, rpc, binding
+
+
+def _method_routes(
+    path: PathTemplate, methods: Sequence[str], *, cluster: str, settings: EdgeSettings, filters: Json
+) -> Iterator[Json]:
+    with_body = [method for method in methods if method in _WITH_BODY]
+    if with_body and cluster not in settings.open:
+        # Said before a body is taken in: nobody without a credential fills Envoy's memory.
+        missing = [header_present(name, present=False) for name in policy.CREDENTIAL_HEADERS]
+        match = {**_path(path), "headers": [_method(with_body), *missing]}
+        yield {"match": match, **direct_response(401), **_with({**filters, **refused_after_the_body()})}
+    for kind in (["HEAD"] if "HEAD" in methods else [], [method for method in methods if method != "HEAD"]):
+        if kind:
+            match = {**_path(path), "headers": [_method(kind)]}
+            yield {
+                "match": match,
+                "route": _action(cluster),
+                **in_dialect(path.text, head=kind == ["HEAD"]),
+                **_with(filters),
+            }
+
+
+def _with(filters: Json) -> Json:
+    return {"typed_per_filter_config": filters} if filters else {}
+
+
+def _action(cluster: str) -> Json:
+    timeout = policy.SERVICES.get(cluster, policy.ServicePolicy()).timeout_seconds
+    return {"cluster": cluster, "timeout": f"{timeout}s"}
 
 
 def _path(path: PathTemplate) -> Json:
-    return {"path": path.text} if path.is_exact else {"safe_regex": {"regex": path.regex}}
+    return {"path": path.text} if path.is_exact else regex(path.regex)
 
 
-def _method(regex: str) -> Json:
-    return {"name": ":method", "string_match": {"safe_regex": {"regex": regex}}}
+def _method(methods: Sequence[str]) -> Json:
+    return header(":method", regex("|".join(methods)))

@@ -109,6 +109,11 @@ class LocalSettings(JwtSettings):
     mistral_api_base: str | None = Field(None, validation_alias="MISTRAL_API_BASE")
     """Another name of the same."""
 
+    api_auth_required: bool = Field(default=True, validation_alias="API_AUTH_REQUIRED")
+    """Looked at only to tell the edge which services answer without a credential."""
+    usage_key: SecretStr | None = Field(None, validation_alias="USAGE_API_KEY")
+    """As API_AUTH_REQUIRED, for usage."""
+
     @field_validator(
         "openai_base_url",
         "openai_api_base",
@@ -131,6 +136,12 @@ class LocalSettings(JwtSettings):
             "ocr": (self.mistral_api_key, self.mistral_base_url, self.mistral_api_base),
         }
         return frozenset(service for service, upstream in named.items() if upstream == (None, None, None))
+
+    @property
+    def open_services(self) -> frozenset[str]:
+        """The services that answer without a credential."""
+        services = {"usage"} if self.usage_key is None else set()
+        return frozenset(services if self.api_auth_required else services | {"chat", "ocr"})
 
     @property
     def uses_chroma_server(self) -> bool:

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deploy.envoy.render import Places, write
+from deploy.envoy.settings import EdgeSettings
 from deploy.local.config import HOST
 
 
-def write_envoy(target: Path, *, port: int, admin_port: int, backends: Mapping[str, int]) -> Path:
+def write_envoy(
+    target: Path, *, port: int, admin_port: int, backends: Mapping[str, int], settings: EdgeSettings | None = None
+) -> Path:
     """Write the configuration into the directory ``target`` and return its path.
 
     ``backends`` holds the port of each service. A laptop's gateway listens to the laptop only. Raises ValueError when
@@ -17,5 +20,6 @@ def write_envoy(target: Path, *, port: int, admin_port: int, backends: Mapping[s
     """
     services = {name: (HOST, number) for name, number in backends.items()}
     path = target / "envoy.json"
-    write(path, places=Places(listen=(HOST, port), admin=(HOST, admin_port), services=services))
+    places = Places(listen=(HOST, port), admin=(HOST, admin_port), services=services)
+    write(path, places=places, settings=settings or EdgeSettings())
     return path

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from common.settings import ServiceSettings, load
+from deploy.envoy.settings import EdgeSettings
 from deploy.local import preflight, tether
 from deploy.local.config import DEMO_USER, REPOSITORY, LocalSettings
 from deploy.local.environment import CHILDREN, Stack, child_environment
@@ -78,7 +79,10 @@ def _demo_jwt(settings: LocalSettings, *, secret: str) -> str:
 
 def _envoy_config(settings: LocalSettings, *, state: Path) -> Path:
     ports = settings.ports
+    edge = load(EdgeSettings).model_copy(update={"open_services": ",".join(settings.open_services)})
     try:
-        return write_envoy(state / "envoy", port=ports.envoy, admin_port=ports.admin, backends=ports.services)
+        return write_envoy(
+            state / "envoy", port=ports.envoy, admin_port=ports.admin, backends=ports.services, settings=edge
+        )
     except ValueError as error:
         raise Refused(str(error)) from None

@@ -9,10 +9,15 @@ from typing import Any, Final
 
 import pytest
 
-from common.settings import MAX_BODY_BYTES, MAX_MESSAGE_BYTES
+from common.serving.auth import CREDENTIAL_HEADERS
+from common.serving.server import SERVER_OPTIONS
+from common.settings import MAX_BODY_BYTES, MAX_HEADER_BYTES, MAX_MESSAGE_BYTES, ServiceSettings
+from deploy.envoy import policy
 from deploy.envoy.contract import Binding, Service, read_contract
 from deploy.envoy.render import CONTRACT, Places, render
+from deploy.envoy.settings import EdgeSettings
 from deploy.local.config import SERVICES
+from services.chroma import servicer as chroma
 from tests.architecture.source import services
 from turnpike.edge.v1 import exposure_pb2
 
@@ -53,7 +58,7 @@ def _sample(template: str) -> str:
 
 @cache
 def _envoy() -> dict[str, Any]:
-    return render(CONTRACT.read_bytes(), places=_PLACES)
+    return render(CONTRACT.read_bytes(), places=_PLACES, settings=EdgeSettings())
 
 
 @cache
@@ -72,28 +77,39 @@ def _routes() -> list[dict[str, Any]]:
     return list(host["routes"])
 
 
-def _fits(match: Mapping[str, Any], method: str, path: str) -> bool:
-    fits: bool
+def _fits(match: Mapping[str, Any], method: str, path: str, headers: Mapping[str, str]) -> bool:
+    if "grpc" in match and headers.get("content-type") != "application/grpc":
+        return False
     if "path" in match:
         fits = path == match["path"]
     elif "prefix" in match:
         fits = path.startswith(match["prefix"])
-    elif "path_separated_prefix" in match:
-        fits = path == match["path_separated_prefix"] or path.startswith(match["path_separated_prefix"] + "/")
     else:
         fits = re.fullmatch(match["safe_regex"]["regex"], path) is not None
-    for header in match.get("headers", []):
-        if header["name"] != ":method":
-            return False  # Asks for a header that these requests do not have.
-        wanted = header["string_match"]
-        exact = wanted.get("exact")
-        fits = fits and (method == exact if exact else re.fullmatch(wanted["safe_regex"]["regex"], method) is not None)
-    return fits
+    known = {":method": method, ":path": path, **headers}
+    return fits and all(_has(known, wanted) for wanted in match.get("headers", []))
 
 
-def _route(method: str, path: str) -> dict[str, Any] | None:
-    """Return the route that Envoy would take: the first that fits."""
-    return next((route for route in _routes() if _fits(route["match"], method, path)), None)
+def _has(headers: Mapping[str, str], wanted: Mapping[str, Any]) -> bool:
+    value = headers.get(wanted["name"])
+    if "present_match" in wanted:
+        found = value is not None
+    elif value is None and not wanted.get("treat_missing_header_as_empty"):
+        return False
+    else:
+        found = re.fullmatch(wanted["string_match"]["safe_regex"]["regex"], value or "") is not None
+    return found is not wanted.get("invert_match", False)
+
+
+def _route(method: str, path: str, **headers: str) -> dict[str, Any]:
+    """Return the route that Envoy would take, the first that fits; empty for none."""
+    sent = {"authorization": "Bearer x", **{name.replace("_", "-"): value for name, value in headers.items()}}
+    return next((route for route in _routes() if _fits(route["match"], method, path, sent)), {})
+
+
+def _cluster(route: Mapping[str, Any]) -> str | None:
+    found: str | None = route.get("route", {}).get("cluster")
+    return found
 
 
 @pytest.mark.parametrize(("service", "binding"), _bindings(), ids=lambda each: getattr(each, "name", None))
@@ -101,23 +117,22 @@ def test_every_http_path_of_the_contract_is_routed_to_its_service_and_transcoded
     service: Service, binding: Binding
 ) -> None:
     assert service.full_name in _transcoder()["services"]
-    route = _route(binding.method, _sample(binding.path.text))
-    assert route is not None
-    assert route.get("route", {}).get("cluster") == service.cluster
+    assert _cluster(_route(binding.method, _sample(binding.path.text))) == service.cluster
 
 
 @pytest.mark.parametrize("rpc", _rpcs([service for service in _public() if service.is_for_grpc_callers]))
 def test_every_public_rpc_is_routed_for_native_clients(rpc: str) -> None:
-    route = _route("POST", rpc)
-    assert route is not None
-    assert route["route"]["cluster"] == rpc.split(".")[1]
+    assert _cluster(_route("POST", rpc, content_type="application/grpc")) == rpc.split(".")[1]
+    # Without gRPC's content type it is no call, and its headers are not checked as those of a call.
+    assert _cluster(_route("POST", rpc, content_type="application/json")) is None
 
 
 @pytest.mark.parametrize("rpc", _rpcs(_internal()))
 def test_no_internal_rpc_is_reachable_through_the_edge(rpc: str) -> None:
     assert rpc.split("/")[1] not in _transcoder()["services"]
     for method in ("POST", "GET", "PUT", "OPTIONS"):
-        assert _route(method, rpc) is None
+        assert _cluster(_route(method, rpc)) is None
+        assert _cluster(_route(method, rpc, content_type="application/grpc")) is None
 
 
 def test_every_service_says_who_may_call_it_and_internal_ones_have_no_http_path() -> None:
@@ -134,7 +149,8 @@ def test_there_is_an_internal_service_to_look_for() -> None:
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/chat", "/v1/chat/completions/more", "/admin", "/turnpike.auth.v1."])
 def test_what_is_not_in_the_contract_has_no_route(path: str) -> None:
     for method in ("GET", "POST"):
-        assert _route(method, path) is None
+        assert _route(method, path)["direct_response"] == {"status": 404}
+        assert _cluster(_route(method, path, content_type="application/grpc")) is None
 
 
 def test_the_edge_and_the_services_take_bodies_of_the_same_size() -> None:
@@ -147,9 +163,43 @@ def test_the_edge_and_the_services_take_bodies_of_the_same_size() -> None:
 
 def test_every_cluster_that_is_routed_to_is_a_service_and_has_a_place() -> None:
     routed = {route["route"]["cluster"] for route in _routes() if "route" in route}
-    placed = {cluster["name"] for cluster in _envoy()["static_resources"]["clusters"]}
-    assert routed <= set(services()) - set(_UNROUTED)
-    assert routed == placed
+    assert routed == _limits().keys()
+    assert routed - {policy.OPEN_CLUSTER} <= set(services()) - set(_UNROUTED)
+
+
+def test_envoy_takes_more_calls_than_a_service_so_that_the_service_refuses() -> None:
+    own = int(ServiceSettings.model_fields["max_concurrent_calls"].default)
+    for name, limits in _limits().items():
+        paying = {limits[kind] for kind in ("max_requests", "max_pending_requests", "max_connections")}
+        assert len(paying) == 1
+        assert (paying.pop() > own) is (name != policy.OPEN_CLUSTER)
+
+
+def test_health_and_reflection_have_a_cluster_of_their_own_and_an_end() -> None:
+    probes = int(ServiceSettings.model_fields["max_probes"].default)
+    assert _limits()[policy.OPEN_CLUSTER]["max_requests"] <= probes
+    for path in ("/grpc.health.v1.Health/Watch", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"):
+        route = _route("POST", path, content_type="application/grpc")
+        assert _cluster(route) == policy.OPEN_CLUSTER
+        assert route["route"]["max_stream_duration"] == {"max_stream_duration": "60s"}
+
+
+def test_every_header_that_may_hold_a_credential_reaches_a_service() -> None:
+    assert {*CREDENTIAL_HEADERS, *chroma.CREDENTIALS, "x-usage-key"} == set(policy.CREDENTIAL_HEADERS)
+
+
+def test_services_take_the_headers_that_the_edge_lets_in() -> None:
+    options = dict(SERVER_OPTIONS)
+    assert options["grpc.max_metadata_size"] > MAX_HEADER_BYTES
+    assert options["grpc.absolute_max_metadata_size"] > options["grpc.max_metadata_size"]
+    assert _manager()["max_request_headers_kb"] * 1024 > MAX_HEADER_BYTES
+
+
+def _limits() -> dict[str, dict[str, int]]:
+    return {
+        cluster["name"]: cluster["circuit_breakers"]["thresholds"][0]
+        for cluster in _envoy()["static_resources"]["clusters"]
+    }
 
 
 def test_every_service_with_rpcs_is_in_the_contract() -> None:

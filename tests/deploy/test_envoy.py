@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from deploy.envoy.matching import VALID_PATH, all_but
 from deploy.envoy.paths import PathTemplate
+from deploy.envoy.refusals import above
 from deploy.envoy.render import CONTRACT, Places, render
+from deploy.envoy.settings import EdgeSettings
 from deploy.envoy.template import fill
 from deploy.local.config import REPOSITORY
 from deploy.local.envoy import write_envoy
@@ -39,7 +47,7 @@ service WeatherService {
       additional_bindings: {delete: "/v1/weather/{city}/forecast"}
     };
   }
-  rpc ListCities(Place) returns (Forecast) { option (google.api.http) = {get: "/v1/weather/cities"}; }
+  rpc ListCities(Country) returns (Forecast) { option (google.api.http) = {get: "/v1/weather/cities"}; }
 }
 service WeatherHttpService {
   option (turnpike.edge.v1.exposure) = EXPOSURE_PUBLIC;
@@ -51,6 +59,7 @@ service WeatherIngestService {
   rpc Store(Place) returns (Forecast) { option (google.api.http) = {get: "/v1/ingest"}; }
 }
 message Place { string city = 1; }
+message Country { string name = 1; }
 message Forecast { string text = 1; }
 """
 
@@ -81,6 +90,12 @@ def matches(config: dict[str, Any], *, cluster: str) -> list[Any]:
     return [route["match"] for route in routes(config) if route.get("route", {}).get("cluster") == cluster]
 
 
+def refused(config: dict[str, Any], status: int) -> dict[str, Any]:
+    """Return the routes that Envoy answers with the status, by their path."""
+    found = [route for route in routes(config) if route.get("direct_response", {}).get("status") == status]
+    return {route["match"].get("path") or route["match"].get("safe_regex", {}).get("regex"): route for route in found}
+
+
 def method(regex: str) -> dict[str, Any]:
     return {"name": ":method", "string_match": {"safe_regex": {"regex": regex}}}
 
@@ -88,29 +103,91 @@ def method(regex: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def weather(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     descriptors = compiled(tmp_path_factory.mktemp("weather"), WEATHER)
-    return render(descriptors, places=PLACES)
+    return render(descriptors, places=PLACES, settings=EdgeSettings())
 
 
 def test_a_path_added_to_a_proto_is_routed_the_most_specific_first(weather: dict[str, Any]) -> None:
     assert matches(weather, cluster="weather") == [
+        {"prefix": "/turnpike.weather.v1.WeatherService/", "grpc": {}},
         {"path": "/v1/weather/cities", "headers": [method("GET")]},
         {"safe_regex": {"regex": "/v1/weather/[^/]+/forecast"}, "headers": [method("GET|DELETE")]},
         {"safe_regex": {"regex": "/v1/weather(/.*)?"}, "headers": [method("POST")]},
-        {"prefix": "/turnpike.weather.v1.WeatherService/"},
     ]
 
 
 def test_its_other_methods_are_405_with_allow(weather: dict[str, Any]) -> None:
-    refused = {
-        route["match"].get("path") or route["match"]["safe_regex"]["regex"]: route["response_headers_to_add"][0]
-        for route in routes(weather)
-        if route.get("direct_response", {}).get("status") == 405
+    allowed = {
+        path: route["response_headers_to_add"][0]["header"]["value"] for path, route in refused(weather, 405).items()
     }
-    assert {path: added["header"]["value"] for path, added in refused.items()} == {
+    assert allowed == {
         "/v1/weather/cities": "GET",
         "/v1/weather/[^/]+/forecast": "GET, DELETE",
         "/v1/weather(/.*)?": "POST",
     }
+
+
+def test_nobody_without_a_credential_has_a_body_taken_in(tmp_path: Path) -> None:
+    descriptors = compiled(tmp_path, WEATHER)
+    closed = render(descriptors, places=PLACES, settings=EdgeSettings(open_services=""))
+    (route,) = refused(closed, 401).values()
+    missing = {header["name"] for header in route["match"]["headers"][1:]}
+    assert missing == {"authorization", "x-api-key", "api-key", "x-chroma-token", "x-usage-key"}
+    assert refused(render(descriptors, places=PLACES, settings=EdgeSettings(open_services="weather")), 401) == {}
+
+
+def test_a_query_parameter_cannot_replace_a_field_of_the_path(weather: dict[str, Any]) -> None:
+    (transcoder,) = (each for each in manager(weather)["http_filters"] if each["name"].endswith("transcoder"))
+    assert transcoder["typed_config"]["ignored_query_parameters"] == ["city"]
+
+
+def test_a_field_of_a_path_is_no_query_parameter_elsewhere(tmp_path: Path) -> None:
+    descriptors = compiled(tmp_path, WEATHER.replace("string name = 1", "string city = 1"))
+    with pytest.raises(ValueError, match=r"WeatherService.ListCities takes city from the query"):
+        render(descriptors, places=PLACES, settings=EdgeSettings())
+
+
+@pytest.mark.parametrize(
+    ("setting", "prefix"), [("health", "/grpc.health.v1.Health/"), ("reflection", "/grpc.reflection.")]
+)
+def test_health_and_reflection_can_be_turned_off(setting: str, prefix: str, tmp_path: Path) -> None:
+    off = EdgeSettings.model_validate({setting: False})
+    matches_of_open = matches(render(compiled(tmp_path, WEATHER), places=PLACES, settings=off), cluster="open")
+    assert len(matches_of_open) == 1
+    assert {"prefix": prefix, "grpc": {}} not in matches_of_open
+
+
+@pytest.mark.parametrize("value", ["app.example.com", "https://app.example.com/", "https://a.example *"])
+def test_an_origin_of_another_form_is_refused(value: str) -> None:
+    with pytest.raises(ValidationError):
+        EdgeSettings(cors_origins=value)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("authorization", None), ("x-request-id", None), ("grpc-timeout", "grpc-timeout"), ("te", "te")]
+)
+def test_headers_outside_of_a_list_are_matched(name: str, found: str | None) -> None:
+    pattern = all_but(("authorization", "x-request-id", "x-api-key"))
+    match = re.fullmatch(pattern, name)
+    assert (match and match[0]) == found
+    for other in (name[:-1], f"{name}x", f"x{name}", "a", "x-"):
+        assert re.fullmatch(pattern, other), other
+    assert re.fullmatch(pattern, ":path") is None
+
+
+@given(st.integers(0, 10**7), st.integers(1, 10**6))
+def test_numbers_above_a_limit_are_matched(number: int, limit: int) -> None:
+    assert (re.fullmatch(above(limit), str(number)) is not None) is (number > limit)
+
+
+@given(st.binary(max_size=12))
+def test_a_path_is_valid_when_its_bytes_are_utf_8(data: bytes) -> None:
+    path = "/v1/things/" + quote(data, safe="")
+    try:
+        data.decode()
+        is_utf8 = True
+    except UnicodeDecodeError:
+        is_utf8 = False
+    assert (re.fullmatch(VALID_PATH, path) is not None) is is_utf8
 
 
 def test_a_service_that_does_not_say_public_is_not_routed(weather: dict[str, Any]) -> None:
@@ -133,7 +210,7 @@ def test_a_service_lies_where_it_is_said_to(weather: dict[str, Any]) -> None:
 
 def test_a_service_without_an_address_is_named() -> None:
     with pytest.raises(ValueError, match="auth has no address"):
-        render(CONTRACT.read_bytes(), places=PLACES)
+        render(CONTRACT.read_bytes(), places=PLACES, settings=EdgeSettings())
 
 
 def test_a_path_of_two_services_is_refused(tmp_path: Path) -> None:
@@ -141,7 +218,7 @@ def test_a_path_of_two_services_is_refused(tmp_path: Path) -> None:
     files = FileDescriptorSet.FromString(descriptors)
     files.MergeFromString(CONTRACT.read_bytes())
     with pytest.raises(ValueError, match="GET /v1/usage belongs to weather and usage"):
-        render(files.SerializeToString(), places=PLACES)
+        render(files.SerializeToString(), places=PLACES, settings=EdgeSettings())
 
 
 @pytest.mark.parametrize(
