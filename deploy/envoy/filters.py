@@ -37,7 +37,7 @@ def filters(settings: EdgeSettings) -> list[Json]:
     """Return the filters; an answer passes them from the last to the first."""
     return [
         _cors(settings),
-        _headers(),
+        _headers(settings),
         _filter(_REFUSED, _after_the_body(), disabled=True),
         _request_ids(),
         _filter(_GRPC, _lua("grpc.lua"), disabled=True),
@@ -118,8 +118,10 @@ def _after_the_body() -> Json:
     }
 
 
-def _headers() -> Json:
-    names = (*policy.FORWARDED_HEADERS, *policy.EDGE_HEADERS)
+def _headers(settings: EdgeSettings) -> Json:
+    # The answer repeats a named origin, which is asked for at the end.
+    origin = ("origin",) if settings.origins else ()
+    names = (*policy.FORWARDED_HEADERS, *policy.EDGE_HEADERS, *origin)
     forwarded = {"remove_on_match": {"key_matcher": {"safe_regex": {"regex": all_but(names)}}}}
     removed = [{"remove": name} for name in (*_OF_GRPC, *_OF_SERVICES, *_OF_ENVOY)]
     return _filter(_FORWARDED, _mutation(request=[forwarded], answer=removed))

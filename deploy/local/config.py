@@ -113,6 +113,8 @@ class LocalSettings(JwtSettings):
     """Looked at only to tell the edge which services answer without a credential."""
     usage_key: SecretStr | None = Field(None, validation_alias="USAGE_API_KEY")
     """As API_AUTH_REQUIRED, for usage."""
+    max_concurrent_calls: int = Field(4096, ge=1, validation_alias="TURNPIKE_MAX_CONCURRENT_CALLS")
+    """Looked at only to give the edge a higher limit."""
 
     @field_validator(
         "openai_base_url",

@@ -79,7 +79,14 @@ def _demo_jwt(settings: LocalSettings, *, secret: str) -> str:
 
 def _envoy_config(settings: LocalSettings, *, state: Path) -> Path:
     ports = settings.ports
-    edge = load(EdgeSettings).model_copy(update={"open_services": ",".join(settings.open_services)})
+    given = load(EdgeSettings)
+    edge = given.model_copy(
+        update={
+            "open_services": ",".join(sorted(settings.open_services)),
+            # Twice, so that it is the service that says it does too much.
+            "max_requests": max(given.max_requests, 2 * settings.max_concurrent_calls),
+        }
+    )
     try:
         return write_envoy(
             state / "envoy", port=ports.envoy, admin_port=ports.admin, backends=ports.services, settings=edge

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import pytest
 
+from common.dialects.openai_chat import OpenAIChat
 from common.serving.auth import CREDENTIAL_HEADERS
 from common.serving.server import SERVER_OPTIONS
 from common.settings import MAX_BODY_BYTES, MAX_HEADER_BYTES, MAX_MESSAGE_BYTES, ServiceSettings
@@ -186,6 +187,10 @@ def test_health_and_reflection_have_a_cluster_of_their_own_and_an_end() -> None:
 
 def test_every_header_that_may_hold_a_credential_reaches_a_service() -> None:
     assert {*CREDENTIAL_HEADERS, *chroma.CREDENTIALS, "x-usage-key"} == set(policy.CREDENTIAL_HEADERS)
+
+
+def test_every_header_that_goes_on_to_a_provider_reaches_the_service() -> None:
+    assert set(OpenAIChat.request_headers) <= set(policy.FORWARDED_HEADERS)
 
 
 def test_services_take_the_headers_that_the_edge_lets_in() -> None:

@@ -179,6 +179,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "TURNPIKE_EDGE_REFLECTION": "0",
         "TURNPIKE_MAX_CONCURRENT_CALLS": "16",
         "API_AUTH_REQUIRED": "0",
+        "TURNPIKE_CORS_ORIGINS": "https://known.example, http://localhost:3000",
         "CHROMA_BASE_URL": "http://127.0.0.1:9",
     }
     with running_stack(tmp_path_factory.mktemp("small"), settings) as running:
@@ -234,8 +235,22 @@ def test_web_pages_of_other_origins_do_not_use_what_is_open(small: Stack) -> Non
             asked = {"access-control-request-method": "GET"} if method == "OPTIONS" else {}
             answer = client.request(method, path, headers={**ORIGIN, "sec-fetch-site": "cross-site", **asked})
             assert answer.status_code == 403, path
-        assert client.get("/v1/usage").status_code == 200
+        known = {"origin": "https://known.example", "sec-fetch-site": "cross-site"}
+        for answer in (client.get("/v1/usage", headers=known), client.post(CHAT, json=HELLO, headers=known)):
+            assert answer.status_code == 200
+            assert answer.headers["access-control-allow-origin"] == "https://known.example"
+            assert answer.headers["vary"] == "origin"
         assert "access-control-allow-origin" not in client.get("/v1/usage").headers
+
+
+def test_usage_without_a_key_is_open_but_not_to_web_pages(stack: Stack) -> None:
+    with stack.client(credential="") as client:
+        assert client.get("/v1/usage", headers=ORIGIN).status_code == 403
+        asked = {**ORIGIN, "access-control-request-method": "GET"}
+        assert client.options("/v1/usage", headers=asked).status_code == 403
+        own_page = client.get("/v1/usage", headers={**ORIGIN, "sec-fetch-site": "same-origin"})
+        assert own_page.status_code == 200
+        assert "access-control-allow-origin" not in own_page.headers
 
 
 async def test_reflection_can_be_closed(small: Stack) -> None:
