@@ -33,7 +33,7 @@ OTHER_SERVER_ERROR: Final = EdgeError(500, _SERVER, "internal_error", "The gatew
 """Every status from 500 that the table does not have."""
 ERRORS: Final = (
     EdgeError(400, _INVALID, "invalid_request"),
-    EdgeError(401, "authentication_error", "invalid_api_key", "This route needs a credential."),
+    EdgeError(401, "authentication_error", "invalid_api_key", "This route needs a valid credential."),
     EdgeError(403, "permission_error", "permission_denied"),
     EdgeError(404, "not_found_error", "unknown_url", "There is no such path or method."),
     EdgeError(405, _INVALID, "method_not_allowed"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any, Final
@@ -9,6 +10,7 @@ from typing import Any, Final
 from deploy.envoy import policy
 from deploy.envoy.matching import (
     VALID_ID,
+    above,
     all_but,
     any_of,
     header_present,
@@ -25,7 +27,7 @@ _HERE: Final = Path(__file__).parent
 HEADER_BYTES: Final = "x-turnpike-header-bytes"
 """A header that Envoy sets before it routes: the size of all headers."""
 _FORWARDED, _CORS, _ANSWERS, _GRPC = "turnpike.forwarded", "turnpike.cors", "turnpike.answers", "turnpike.grpc"
-_REFUSED: Final = "turnpike.refused"
+_REFUSED, _LARGE = "turnpike.refused", "turnpike.large"
 _TRANSCODER: Final = "envoy.filters.http.grpc_json_transcoder"
 _OF_GRPC: Final = ("grpc-status", "grpc-message", "grpc-status-details-bin", "grpc-accept-encoding")
 _OF_SERVICES: Final = ("x-http-status", "x-error-body")
@@ -39,6 +41,7 @@ def filters(settings: EdgeSettings) -> list[Json]:
         _cors(settings),
         _headers(settings),
         _filter(_REFUSED, _after_the_body(), disabled=True),
+        *([_large(settings.service_key.get_secret_value())] if settings.service_key else []),
         _request_ids(),
         _filter(_GRPC, _lua("grpc.lua"), disabled=True),
         _streams(),
@@ -82,6 +85,11 @@ def refused_after_the_body() -> Json:
     return {_REFUSED: _filter_config({"config": {}})}
 
 
+def with_large_bodies(settings: EdgeSettings) -> Json:
+    """Return what a route changes that takes bodies and wants a credential: it is checked before a large body."""
+    return {_LARGE: _filter_config({"config": {}})} if settings.service_key else {}
+
+
 def in_dialect(path: str, *, head: bool) -> Json:
     """Return what answers.lua must know of a route: its dialect, and whether an answer may have a body."""
     under = (found for prefix, found in policy.DIALECTS.items() if path == prefix or path.startswith(f"{prefix}/"))
@@ -116,6 +124,15 @@ def _after_the_body() -> Json:
         "pass_through_mode": False,
         "headers": [header_present(":method")],
     }
+
+
+def _large(service_key: str) -> Json:
+    names = ", ".join(f'"{name}"' for name in policy.CREDENTIAL_HEADERS if name != policy.USAGE_KEY_HEADER)
+    before = f"local CREDENTIALS = {{ {names} }}\nlocal KEY = {json.dumps(service_key)}\n"
+    is_large = request_header("content-length", above(policy.LARGE_BODY_BYTES))
+    has_length = request_header("content-length", "[0-9]+")
+    config = _lua("large.lua", before=before)
+    return {**skipped_unless(_LARGE, config, predicate=any_of([is_large, negated(has_length)])), "disabled": True}
 
 
 def _headers(settings: EdgeSettings) -> Json:

@@ -36,6 +36,18 @@ def header_present(name: str, *, present: bool = True) -> Json:
     return {"name": name, "present_match": True, **({} if present else {"invert_match": True})}
 
 
+def above(limit: int) -> str:
+    """Return a regular expression of the decimal numbers greater than ``limit``."""
+    digits = str(limit)
+    longer = f"[0-9]{{{len(digits) + 1},}}"
+    greater = [
+        f"{digits[:place]}[{int(digit) + 1}-9][0-9]{{{len(digits) - place - 1}}}"
+        for place, digit in enumerate(digits)
+        if digit != "9"
+    ]
+    return "|".join([longer, *greater])
+
+
 def all_but(names: Collection[str]) -> str:
     """Return a regular expression of all header names but these; names of pseudo-headers do not match.
 

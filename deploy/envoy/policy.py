@@ -30,7 +30,9 @@ DIALECTS: Final[Mapping[str, ErrorDialect]] = MappingProxyType({"/v1/chroma": CH
 """The dialect of Envoy's own errors under a path; everywhere else it is DEFAULT_DIALECT."""
 DEFAULT_DIALECT: Final = OPENAI
 
-CREDENTIAL_HEADERS: Final = ("authorization", "x-api-key", "api-key", "x-chroma-token", "x-usage-key")
+USAGE_KEY_HEADER: Final = "x-usage-key"
+"""The header of a key that only the usage service knows."""
+CREDENTIAL_HEADERS: Final = ("authorization", "x-api-key", "api-key", "x-chroma-token", USAGE_KEY_HEADER)
 """The headers in which a service looks for a credential."""
 FORWARDED_HEADERS: Final = (
     *CREDENTIAL_HEADERS,
@@ -46,6 +48,8 @@ FORWARDED_HEADERS: Final = (
 """The headers of an HTTP caller that reach a service: no cookies, and nothing that means something to gRPC."""
 EDGE_HEADERS: Final = ("content-length", "x-forwarded-proto", "x-request-id")
 """Headers that Envoy itself needs after the others are removed."""
+LARGE_BODY_BYTES: Final = 128 * 1024
+"""The size of a body above which Envoy asks about the credential before it takes the body in."""
 CODEC_HEADER_KIB: Final = 256
 """The size at which Envoy stops reading headers: an HTTP/2 stream is then reset without an answer."""
 

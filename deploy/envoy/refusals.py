@@ -10,7 +10,7 @@ from typing import Any, Final
 from common.settings import MAX_HEADER_BYTES
 from deploy.envoy import policy
 from deploy.envoy.filters import HEADER_BYTES, answered_by_edge, preflight_headers
-from deploy.envoy.matching import PRINTABLE, header, header_present, regex
+from deploy.envoy.matching import PRINTABLE, above, header, header_present, regex
 from deploy.envoy.settings import EdgeSettings
 
 Json = dict[str, Any]
@@ -72,18 +72,6 @@ def direct_response(status: int, words: str = "", *, headers: Mapping[str, str] 
     response: Json = {"status": status, **({"body": {"inline_string": words}} if words else {})}
     added = [{"header": {"key": name, "value": value}} for name, value in headers.items()]
     return {"direct_response": response, **({"response_headers_to_add": added} if added else {})}
-
-
-def above(limit: int) -> str:
-    """Return a regular expression of the decimal numbers greater than ``limit``."""
-    digits = str(limit)
-    longer = f"[0-9]{{{len(digits) + 1},}}"
-    greater = [
-        f"{digits[:place]}[{int(digit) + 1}-9][0-9]{{{len(digits) - place - 1}}}"
-        for place, digit in enumerate(digits)
-        if digit != "9"
-    ]
-    return "|".join([longer, *greater])
 
 
 def _refused(headers: list[Json], status: int, words: str = "") -> Json:

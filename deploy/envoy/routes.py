@@ -7,7 +7,14 @@ from typing import Any
 
 from deploy.envoy import policy
 from deploy.envoy.contract import Binding, Rpc, Service
-from deploy.envoy.filters import answered_by_edge, for_grpc, for_open_service, in_dialect, refused_after_the_body
+from deploy.envoy.filters import (
+    answered_by_edge,
+    for_grpc,
+    for_open_service,
+    in_dialect,
+    refused_after_the_body,
+    with_large_bodies,
+)
 from deploy.envoy.matching import VALID_PATH, header, header_present, regex
 from deploy.envoy.paths import PathTemplate
 from deploy.envoy.refusals import direct_response, preflight, refusal_of_other_origins, refusals
@@ -109,15 +116,12 @@ def _method_routes(
         missing = [header_present(name, present=False) for name in policy.CREDENTIAL_HEADERS]
         match = {**_path(path), "headers": [_method(with_body), *missing]}
         yield {"match": match, **direct_response(401), **_with({**filters, **refused_after_the_body()})}
-    for kind in (["HEAD"] if "HEAD" in methods else [], [method for method in methods if method != "HEAD"]):
-        if kind:
-            match = {**_path(path), "headers": [_method(kind)]}
-            yield {
-                "match": match,
-                "route": _action(cluster),
-                **in_dialect(path.text, head=kind == ["HEAD"]),
-                **_with(filters),
-            }
+    checked = with_large_bodies(settings) if cluster not in settings.open else {}
+    for kind, changes in ((["HEAD"], {}), (_WITH_BODY, checked), (("GET", "DELETE", "OPTIONS"), {})):
+        if chosen := [method for method in methods if method in kind]:
+            match = {**_path(path), "headers": [_method(chosen)]}
+            told = in_dialect(path.text, head=chosen == ["HEAD"])
+            yield {"match": match, "route": _action(cluster), **told, **_with({**filters, **changes})}
 
 
 def _with(filters: Json) -> Json:

@@ -9,7 +9,7 @@ from typing import Final
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from common.settings import Settings
+from common.settings import Key, Settings
 
 _ORIGIN: Final = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+")
 ANY_ORIGIN: Final = "*"
@@ -24,6 +24,9 @@ class EdgeSettings(Settings):
     open_services: str = Field("usage", validation_alias="TURNPIKE_EDGE_OPEN_SERVICES")
     """Services, with commas between, that answer without a credential; empty where all want one. `make up` finds out by
     itself."""
+    service_key: Key | None = Field(None, min_length=16, validation_alias="TURNPIKE_SERVICE_KEY")
+    """With it Envoy asks the auth service about the credential before it takes in a large body; without it a made-up
+    credential is enough to fill its memory."""
     health: bool = Field(default=True, validation_alias="TURNPIKE_EDGE_HEALTH")
     """1: everybody may ask over gRPC whether the gateway is healthy; 0: nobody."""
     reflection: bool = Field(default=True, validation_alias="TURNPIKE_EDGE_REFLECTION")
@@ -36,7 +39,7 @@ class EdgeSettings(Settings):
     max_connections: int = Field(20_000, ge=1, validation_alias="TURNPIKE_EDGE_MAX_CONNECTIONS")
     """Connections of callers; further ones are closed at once."""
     memory_mib: int = Field(512, ge=64, validation_alias="TURNPIKE_EDGE_MEMORY_MIB")
-    """Envoy's memory, in MiB. Near it the requests that hold most are ended; at it no new ones are taken."""
+    """Envoy's memory, in MiB. At it no new requests are taken; most of it is bodies that are being sent."""
     request_seconds: int = Field(120, ge=1, validation_alias="TURNPIKE_EDGE_REQUEST_SECONDS")
     """How long a caller may take to send a request; 120 s are 2.3 Mbit/s for the largest body."""
 

@@ -91,7 +91,12 @@ def check_files(repository: Path) -> None:
     """Raise Refused when a file that the stack reads is missing."""
     if not (repository / "gen" / "turnpike.pb").is_file():
         raise Refused("gen/turnpike.pb is missing: run make proto")
-    for name in ("deploy/envoy/envoy.yaml", "deploy/envoy/answers.lua", "deploy/envoy/grpc.lua"):
+    for name in (
+        "deploy/envoy/envoy.yaml",
+        "deploy/envoy/answers.lua",
+        "deploy/envoy/grpc.lua",
+        "deploy/envoy/large.lua",
+    ):
         if not (repository / name).is_file():
             raise Refused(f"{name} is missing: restore it with git checkout {name}")
 

@@ -17,9 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from deploy.envoy.matching import VALID_PATH, all_but
+from deploy.envoy.matching import VALID_PATH, above, all_but
 from deploy.envoy.paths import PathTemplate
-from deploy.envoy.refusals import above
 from deploy.envoy.render import CONTRACT, Places, render
 from deploy.envoy.settings import EdgeSettings
 from deploy.envoy.template import fill
