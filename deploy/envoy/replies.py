@@ -12,7 +12,15 @@ from deploy.envoy.dialects import ERRORS, OTHER_CLIENT_ERROR, OTHER_SERVER_ERROR
 Json = dict[str, Any]
 _ENVOYS_WORDS: Final = "%LOCAL_REPLY_BODY%"
 _JSON: Final = "application/json"
-_GRPC: Final = {"name": "content-type", "string_match": {"safe_regex": {"regex": r"application/grpc([+;].*)?"}}}
+_GRPC: Final = {
+    "header_filter": {
+        "header": {"name": "content-type", "string_match": {"safe_regex": {"regex": r"application/grpc([+;].*)?"}}}
+    }
+}
+_NOT_TRANSCODED: Final = {
+    # The transcoder makes a gRPC call of an HTTP request, and keeps its path here.
+    "header_filter": {"header": {"name": "x-envoy-original-path", "present_match": True, "invert_match": True}}
+}
 
 _PREFLIGHT: Final = {"header_filter": {"header": {"name": ":method", "string_match": {"exact": "OPTIONS"}}}}
 _UNAUTHENTICATED: Final = next(error for error in ERRORS if error.status == 401)
@@ -21,7 +29,7 @@ _UNAUTHENTICATED: Final = next(error for error in ERRORS if error.status == 401)
 def local_reply_config(dialects: Mapping[str, ErrorDialect], *, default: ErrorDialect) -> Json:
     """Return the LocalReplyConfig: ``dialects`` says which one holds under a path, ``default`` elsewhere."""
     # gRPC callers read a status and words, no JSON; and the answer to a preflight has no body.
-    words = [_mapped({"header_filter": {"header": _GRPC}}), _mapped(_all([_PREFLIGHT, _status("LE", 399)]))]
+    words = [_mapped(_all([_GRPC, _NOT_TRANSCODED])), _mapped(_all([_PREFLIGHT, _status("LE", 399)]))]
     mappers = [mapper for prefix, dialect in dialects.items() for mapper in _mappers(dialect, under=prefix)]
     mappers += _mappers(default)
     return {"mappers": [*words, *mappers], "body_format": _format(default, OTHER_SERVER_ERROR)}
