@@ -1,4 +1,4 @@
-"""Reads a YAML file whose every error names the file and the line: what catalogues and price tables share."""
+"""Reads a YAML file whose every error names the file and the line."""
 
 from __future__ import annotations
 
