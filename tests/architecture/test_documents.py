@@ -21,8 +21,10 @@ _DOCUMENTS: Final = sorted(
 )
 _HEAD: Final = re.compile(r"# (\d+)\. .+\n\nDate: 20\d\d-\d\d-\d\d\. Status: (accepted|superseded)\b.*\n\n## Context\n")
 _VARIABLE: Final = re.compile(
-    r"\b(?:TURNPIKE|OPENAI|MISTRAL|CHROMA|CLICKHOUSE|ANALYTICS|OTEL|[A-Z]+_API)_[A-Z_]*[A-Z]\b"
+    r"\b(?:(?:TURNPIKE|OPENAI|MISTRAL|CHROMA|CLICKHOUSE|ANALYTICS|OTEL|SSL_CERT|API|[A-Z]+_API)_[A-Z_]*[A-Z]"
+    r"|[A-Z]+_PROXY)\b"
 )
+_FILE: Final = re.compile(r"`([\w.-]+/[\w./-]+\.(?:py|lua|yaml|proto|sql|in|txt|md))`")
 _SET_BY_US: Final = ("TURNPIKE_URL", "TURNPIKE_TOKEN", "TURNPIKE_JWT")
 """What `make up` writes for its user's shell."""
 
@@ -66,6 +68,13 @@ def test_a_variable_that_a_document_names_is_read(document: Path) -> None:
     page = PAGE.read_text(encoding="utf-8")
     named = set(_VARIABLE.findall(document.read_text(encoding="utf-8"))) - set(_SET_BY_US)
     assert [name for name in sorted(named) if f"`{name}`" not in page] == []
+
+
+@pytest.mark.parametrize("document", [path for path in _DOCUMENTS if path not in _DECISIONS], ids=_name)
+def test_a_file_that_a_document_names_is_there(document: Path) -> None:
+    named = set(_FILE.findall(document.read_text(encoding="utf-8")))
+    roots = (REPOSITORY, REPOSITORY / "tests", document.parent)
+    assert [name for name in sorted(named) if not any((root / name).exists() for root in roots)] == []
 
 
 @pytest.mark.parametrize("decision", _DECISIONS, ids=_name)
