@@ -16,6 +16,7 @@ import pytest
 from google.api.httpbody_pb2 import HttpBody
 from pydantic import SecretStr
 
+from common.settings import MAX_BODY_BYTES
 from deploy.envoy.settings import EdgeSettings
 from deploy.local.envoy import write_envoy
 from tests.e2e.stack import bounded
@@ -181,6 +182,16 @@ async def test_the_credential_of_a_large_body_is_asked_about_first(edge: httpx.A
         found = await edge.post(CHAT, content=large, headers={"authorization": header})
         assert found.status_code == status
     assert services.asked == ["good", "made-up"]
+
+
+async def test_a_body_of_32_mib_is_taken_and_a_larger_one_is_413(edge: httpx.AsyncClient) -> None:
+    assert (await edge.post(CHAT, content=b"x" * MAX_BODY_BYTES, headers=GOOD)).status_code == 200
+    for path in (CHAT, "/v1/chroma/api/v2/x"):
+        found = await edge.post(path, content=b"x" * (MAX_BODY_BYTES + 2**20), headers=GOOD)
+        assert found.status_code == 413
+        assert found.headers["access-control-allow-origin"] == "*"
+        assert "32 MiB" in found.text
+        assert found.json()["error"]
 
 
 async def test_http_1_0_is_served_and_the_admin_page_changes_nothing(edge: httpx.AsyncClient) -> None:
