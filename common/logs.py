@@ -49,7 +49,7 @@ class StdoutCallLog:
         self._encode = msgspec.json.Encoder().encode
 
     def write(self, line: CallLine) -> None:
-        """Write the line; one that the disk or the pipe refuses is lost, because its call is worth more."""
+        """Write the line; one that the disk or the pipe refuses is lost, and the call goes on."""
         with contextlib.suppress(OSError):
             os.write(self._descriptor, self._encode(line) + b"\n")
 

@@ -1,4 +1,4 @@
-"""Reads usage objects in OpenAI's form, with what each vendor makes of it, into disjoint classes of tokens.
+"""Reads usage objects in OpenAI's form, and in the variants of vendors, into disjoint classes of tokens.
 
 Sources: https://platform.openai.com/docs/api-reference/chat/object, and for the others docs/metering.md. One odd field
 never loses the others; a count that is negative, not whole or over MOST_TOKENS is not known.

@@ -23,7 +23,7 @@ SHIPPED: Final = Path(__file__).resolve().parents[2] / "deploy" / "prices.yaml"
 """The table that is used when nothing else is said."""
 _AMOUNT: Final = re.compile(r"\d{1,5}(\.\d{1,9})?")
 _NANO_PER_USD: Final = 10**9
-# An upstream says how many tokens it used: a mad number must not overflow the sums of int64, nor the event's field.
+# Providers say how many tokens were used: a wrong number must not overflow the sums of int64, nor the event's field.
 _MOST_NANOUSD: Final = 2**53
 
 ModelPrices: TypeAlias = Mapping[str, Decimal]
