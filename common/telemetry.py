@@ -1,4 +1,4 @@
-"""Spans and metrics, exported over OTLP when the standard OTEL variables ask for it; otherwise they cost next to nothing.
+"""Spans and metrics, exported over OTLP when the standard OTEL variables ask for it; otherwise next to free of cost.
 
 Names follow OpenTelemetry's GenAI conventions, copied as strings because the Python package marks its constants
 deprecated: https://github.com/open-telemetry/semantic-conventions-genai
