@@ -205,7 +205,7 @@ async def test_headers_of_the_operators_account_stay_behind(own_upstream: tuple[
         (HEAD + chunk(EVENT[:20]), 502, "upstream_cut"),
         (HEAD + chunk(b"data: nonsense\n\n"), 502, "upstream_cut"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\n{", 502, "upstream_cut"),
-        (b"nonsense\r\n\r\n", 502, "upstream_failed"),
+        (b"nonsense\r\n\r\n", 502, "upstream_malformed"),
     ],
 )
 async def test_what_fails_before_the_first_event_is_a_status(
