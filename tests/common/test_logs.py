@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -49,6 +50,34 @@ def test_a_line_that_cannot_be_written_does_not_fail_its_call() -> None:
     with pytest.raises(BrokenPipeError):
         os.write(writer, b"x")
     StdoutCallLog(descriptor=writer).write(_LINE)
+    os.close(writer)
+
+
+async def test_lines_that_come_together_are_written_together() -> None:
+    reader, writer = os.pipe()
+    log = StdoutCallLog(descriptor=writer)
+    for _ in range(100):
+        log.write(_LINE)
+    log.flush()
+    os.close(writer)
+    with os.fdopen(reader, "rb") as written:
+        assert len(written.read().splitlines()) == 100
+
+
+async def test_a_line_is_written_soon_though_no_other_comes() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    loop = asyncio.get_running_loop()
+    is_there = asyncio.Event()
+    loop.add_reader(reader, is_there.set)
+    StdoutCallLog(descriptor=writer).write(_LINE)
+    with pytest.raises(BlockingIOError):
+        os.read(reader, 1)
+    async with asyncio.timeout(5):
+        await is_there.wait()
+    loop.remove_reader(reader)
+    assert json.loads(os.read(reader, 4096))["event"] == "call"
+    os.close(reader)
     os.close(writer)
 
 
