@@ -22,6 +22,7 @@ class Call:
 
     ``method`` and ``path`` are those of the HTTP request where Envoy transcoded one, else "GRPC" and the RPC's name.
     ``started`` is in seconds of ``time.perf_counter``. ``status`` is the HTTP status that the caller got, for the logs.
+    ``message`` is the serialized request where it came together with the call.
     """
 
     rpc: str
@@ -32,6 +33,7 @@ class Call:
     started: float = field(default_factory=time.perf_counter)
     principal: Principal = NOBODY
     status: int = 200
+    message: bytes = b""
 
 
 def open_call(rpc: str, metadata: dict[str, str]) -> Call:

@@ -21,9 +21,14 @@ async def read_message(context: Context) -> Any:
         async with asyncio.timeout(_MESSAGE_SECONDS):
             message = await context.read()
     except DecodeError:
-        raise InvalidRequest("The request message cannot be parsed.", code="invalid_message") from None
+        raise unreadable() from None
     except TimeoutError:
         raise RequestTimeout("The request message did not arrive in time.") from None
     if message is grpc.aio.EOF:
         raise InvalidRequest("The request has no message.", code="invalid_message")
     return message
+
+
+def unreadable() -> InvalidRequest:
+    """Return the error for a message that is not the RPC's."""
+    return InvalidRequest("The request message cannot be parsed.", code="invalid_message")

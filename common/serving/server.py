@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 
 import grpc
 from google.protobuf.descriptor_pool import Default
+from google.protobuf.message import DecodeError
 
 from common.background import Health
 from common.errors import UnknownRpc, openai_body
@@ -17,7 +18,7 @@ from common.request import Call, current_call, open_call
 from common.serving.errors import abort
 from common.serving.http_body import body_view
 from common.serving.interceptor import Context, Interceptor, Proceed
-from common.serving.messages import read_message
+from common.serving.messages import read_message, unreadable
 from common.serving.probes import Probes
 from common.serving.routes import Route, services_of
 from common.serving.runtime import open_runtime
@@ -38,6 +39,7 @@ _UNKNOWN: Final = "unknown"
 """The name under which calls of RPCs that do not exist are served: theirs is the caller's."""
 
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
+Read = Callable[[Call], Any]
 Servicer = tuple[Callable[[Any, grpc.aio.Server], None], object]
 """What generated code adds a servicer with, and the servicer."""
 
@@ -150,8 +152,10 @@ class _Handlers(grpc.GenericRpcHandler):
         message leaves together with the status, which spares every process on the way a wake-up.
         """
         if route.passed_through:
-            behaviour = self._intercepted(route, handler.unary_stream)
-            return grpc.stream_unary_rpc_method_handler(behaviour, body_view, None)
+            # Envoy calls these, when it has seen a credential and has the whole body: it comes with the call, which
+            # spares each request a wait.
+            behaviour = self._intercepted(route, handler.unary_stream, read=_received)
+            return grpc.unary_unary_rpc_method_handler(behaviour, None, None)
         read, write = handler.request_deserializer, handler.response_serializer
         if not handler.response_streaming:
             behaviour = self._intercepted(route, _serialized(handler.unary_unary, write))
@@ -160,17 +164,20 @@ class _Handlers(grpc.GenericRpcHandler):
         behaviour = self._intercepted(route, stream if inspect.iscoroutinefunction(stream) else _written_out(stream))
         return grpc.stream_stream_rpc_method_handler(behaviour, read, write)
 
-    def _intercepted(self, route: Route, serve: Behaviour) -> Any:
+    def _intercepted(self, route: Route, serve: Behaviour, *, read: Read | None = None) -> Any:
         # Plain functions that return coroutines: a stream's every event passes through all frames that are suspended.
-        async def innermost(_: Call, context: Context) -> Any:
-            return await serve(await read_message(context), context)
+        async def innermost(call: Call, context: Context) -> Any:
+            return await serve(read(call) if read else await read_message(context), context)
 
         proceed: Proceed = innermost
         for interceptor in reversed(self._interceptors):
             proceed = _around(interceptor, route, proceed)
 
-        async def behaviour(_: object, context: Context) -> Any:
-            return await proceed(current_call(), context)
+        async def behaviour(message: object, context: Context) -> Any:
+            call = current_call()
+            if isinstance(message, bytes):
+                call.message = message
+            return await proceed(call, context)
 
         return behaviour
 
@@ -200,6 +207,14 @@ def _written_out(generator: Callable[[Any, Context], Any]) -> Behaviour:
                 await context.write(message)
 
     return stream
+
+
+def _received(call: Call) -> Any:
+    """Return the HttpBody that came with the call; raises InvalidRequest when it cannot be parsed."""
+    try:
+        return body_view(call.message)
+    except DecodeError:
+        raise unreadable() from None
 
 
 async def _refuse_unknown(_: object, context: Context) -> None:
