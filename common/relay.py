@@ -22,9 +22,9 @@ from common.metering.record import Outcome, UsageSource
 from common.metering.units import Kind, Unit, units_of
 from common.reply import Head, Reply, all_but_last
 from common.request import Call
-from common.routing.begun import Begun
 from common.routing.early_keep_alive import KeepAliveFactory, NullKeepAlive
 from common.routing.response_headers import for_caller
+from common.routing.routed_answer import RoutedAnswer
 from common.routing.router import Exchange, Router
 from common.settings import MAX_BODY_BYTES
 from common.telemetry import Telemetry
@@ -99,11 +99,11 @@ class Relay:
             try:
                 if request.is_stream:
                     return await self._spawn(self._streamed(exchange, call=call, account=account, reply=reply))
-                begun = await self._router.begin(exchange, account)
+                answer = await self._router.begin(exchange, account)
                 try:
-                    return await _pass_on(begun, exchange, call=call, account=account, reply=reply)
+                    return await _pass_on(answer, exchange, call=call, account=account, reply=reply)
                 finally:
-                    begun.response.close()
+                    answer.response.close()
             finally:
                 if span.is_recording():
                     _describe(span, account)
@@ -112,7 +112,7 @@ class Relay:
         """Answer a request for a stream, of which comments may leave before it begins."""
         keep_alive = self._keep_alive(reply)
         try:
-            begun = await self._router.begin(exchange, account)
+            answer = await self._router.begin(exchange, account)
         except TurnpikeError as error:
             if not await keep_alive.stop():
                 raise
@@ -122,47 +122,49 @@ class Relay:
             raise
         try:
             if not await keep_alive.stop():
-                return await _pass_on(begun, exchange, call=call, account=account, reply=reply)
+                return await _pass_on(answer, exchange, call=call, account=account, reply=reply)
             # The caller has a 200 and some comments: what would have been a status becomes an event.
-            if begun.refused:
-                body = error_body(begun.status, begun.body)
-                return _settled([b"data: " + body + b"\n\n"], begun, account=account)
-            return await _pass_events(begun, exchange, account=account, reply=reply)
+            if answer.refused:
+                body = error_body(answer.status, answer.body)
+                return _settled([b"data: " + body + b"\n\n"], answer, account=account)
+            return await _pass_events(answer, exchange, account=account, reply=reply)
         finally:
-            begun.response.close()
+            answer.response.close()
 
 
-async def _pass_on(begun: Begun, exchange: Exchange, *, call: Call, account: Account, reply: Reply) -> Sequence[bytes]:
+async def _pass_on(
+    answer: RoutedAnswer, exchange: Exchange, *, call: Call, account: Account, reply: Reply
+) -> Sequence[bytes]:
     """Pass on an answer with its head."""
-    call.status = begun.status
-    headers = for_caller(begun.response.headers)
-    if begun.is_stream:
-        reply.begin(Head(begun.status, _EVENT_STREAM, headers))
-        return await _pass_events(begun, exchange, account=account, reply=reply)
+    call.status = answer.status
+    headers = for_caller(answer.response.headers)
+    if answer.is_stream:
+        reply.begin(Head(answer.status, _EVENT_STREAM, headers))
+        return await _pass_events(answer, exchange, account=account, reply=reply)
     account.first_byte()
-    body = begun.body
-    if begun.refused:
-        body = error_body(begun.status, body)
+    body = answer.body
+    if answer.refused:
+        body = error_body(answer.status, body)
     else:
-        _count(account, begun.reader)
-    reply.begin(Head(begun.status, _JSON if begun.refused else begun.response.content_type, headers))
+        _count(account, answer.reader)
+    reply.begin(Head(answer.status, _JSON if answer.refused else answer.response.content_type, headers))
     last = await all_but_last(body, reply, sent=account.sent)
-    return _settled([last], begun, account=account)
+    return _settled([last], answer, account=account)
 
 
-def _settled(last: Sequence[bytes], begun: Begun, *, account: Account) -> Sequence[bytes]:
+def _settled(last: Sequence[bytes], answer: RoutedAnswer, *, account: Account) -> Sequence[bytes]:
     """Settle the account of an answer that is no stream, or none that has content, before its last piece leaves."""
     account.sent(sum(map(len, last)))
-    error_code = "upstream_refused" if begun.refused else ""
-    account.settle(Outcome.COMPLETED, status=begun.status, error_code=error_code)
+    error_code = "upstream_refused" if answer.refused else ""
+    account.settle(Outcome.COMPLETED, status=answer.status, error_code=error_code)
     return last
 
 
-async def _pass_events(begun: Begun, exchange: Exchange, *, account: Account, reply: Reply) -> Sequence[bytes]:
+async def _pass_events(answer: RoutedAnswer, exchange: Exchange, *, account: Account, reply: Reply) -> Sequence[bytes]:
     """Pass on events as they come, those that came together in one piece; return the last."""
     account.first_byte()
-    response, reader = begun.response, begun.reader
-    events, progress = begun.events, begun.progress
+    response, reader = answer.response, answer.reader
+    events, progress = answer.events, answer.progress
     try:
         while True:
             account.sent(sum(map(len, events)))
@@ -183,7 +185,7 @@ async def _pass_events(begun: Begun, exchange: Exchange, *, account: Account, re
             came = await response.events()
             if not came and not reader.finished:
                 raise UpstreamFailed("The provider's stream ended before it was complete.", code="upstream_cut")
-            events, progress = begun.take(came) if came else ([], Progress.END)
+            events, progress = answer.take(came) if came else ([], Progress.END)
     except TurnpikeError as error:
         return _broken_off(error, exchange, account=account)
 

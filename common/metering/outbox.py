@@ -183,7 +183,7 @@ class DiskOutbox:
             self._rotate()
         try:
             record = pack(kind, data)
-            _write_whole(self._fd, record, at=self._sizes[self._number])
+            _write_all(self._fd, record, at=self._sizes[self._number])
         except (OSError, ValueError) as error:
             _log.error("the outbox cannot be written", directory=str(self._directory), error=str(error))
             raise Unavailable("Usage cannot be recorded at the moment.", code="outbox_failed") from None
@@ -287,7 +287,7 @@ class DiskOutbox:
             _log.info("recovered events that were not stored yet", events=self.depth)
 
 
-def _write_whole(fd: int, record: bytes, *, at: int) -> None:
+def _write_all(fd: int, record: bytes, *, at: int) -> None:
     written = 0
     try:
         written = os.write(fd, record)

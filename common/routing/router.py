@@ -15,8 +15,8 @@ from common.errors import TurnpikeError, Unavailable
 from common.metering.account import Account
 from common.metering.record import Attempt
 from common.providers.provider import Verdict
-from common.routing.begun import Begun
 from common.routing.deployment import Deployment
+from common.routing.routed_answer import RoutedAnswer
 from common.upstream.http import UnreachableError
 
 _ATTEMPTS: Final = 2
@@ -62,7 +62,7 @@ class Router:
             raise Unavailable(f"No provider is configured: {self._hint}.", code="no_provider")
         return found
 
-    async def begin(self, exchange: Exchange, account: Account) -> Begun:
+    async def begin(self, exchange: Exchange, account: Account) -> RoutedAnswer:
         """Return an answer that has begun, which the caller closes.
 
         Raises UpstreamFailed, UpstreamTimeout, or Unavailable when there is no provider or the attempt cannot be
@@ -82,7 +82,7 @@ class Router:
             await self._sleep(self._jitter() * _BACKOFF_SECONDS)
         raise AssertionError("unreachable")  # pragma: no cover - the loop returns or raises
 
-    async def _attempt(self, deployment: Deployment, exchange: Exchange, attempt: Attempt) -> Begun:
+    async def _attempt(self, deployment: Deployment, exchange: Exchange, attempt: Attempt) -> RoutedAnswer:
         provider, request = deployment.provider, exchange.request
         # Until the provider says otherwise: whoever has seen a request may bill it.
         attempt.may_be_billed = True
@@ -98,12 +98,12 @@ class Router:
         attempt.status = response.status
         attempt.may_be_billed = HTTPStatus.OK <= response.status < HTTPStatus.MULTIPLE_CHOICES
         exchange.reader = request.reader()
-        begun = Begun(response, provider=provider, reader=exchange.reader)
+        answer = RoutedAnswer(response, provider=provider, reader=exchange.reader)
         try:
-            await begun.begin(request)
+            await answer.begin(request)
         except BaseException:
             response.close()
             raise
-        attempt.status = begun.status
-        attempt.may_be_billed = not begun.refused
-        return begun
+        attempt.status = answer.status
+        attempt.may_be_billed = not answer.refused
+        return answer

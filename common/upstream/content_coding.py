@@ -38,7 +38,7 @@ class _Coding(Protocol):
         """Yield what ``data`` stands for, a step at a time; raises one of _ERRORS."""
 
     @property
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Say whether the end of the coded body has come."""
 
 
@@ -85,7 +85,7 @@ class _Frames:
                 data = getattr(self._frame, "unconsumed_tail", b"")
 
     @property
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         return self._frame is None and self._frames > 0
 
 
@@ -107,8 +107,8 @@ class _Deflate:
         yield from self._frames.decode(data)
 
     @property
-    def whole(self) -> bool:
-        return self._frames is not None and self._frames.whole
+    def is_complete(self) -> bool:
+        return self._frames is not None and self._frames.is_complete
 
 
 class _Brotli:
@@ -129,7 +129,7 @@ class _Brotli:
             piece = self._decompressor.process(b"", output_buffer_limit=STEP_BYTES)
 
     @property
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         return bool(self._decompressor.is_finished())
 
 
@@ -175,7 +175,7 @@ class ContentDecoder:
 
     def end(self) -> None:
         """Raise UpstreamFailed when the body has ended before its coding did; a body without a byte is empty."""
-        if self._coded_bytes and not all(coding.whole for coding in self._codings):
+        if self._coded_bytes and not all(coding.is_complete for coding in self._codings):
             raise UpstreamFailed("The provider broke off its answer.", code="upstream_cut")
 
 

@@ -11,8 +11,8 @@ from pydantic import SecretStr
 from common.errors import Unavailable, UpstreamFailed, UpstreamTimeout
 from common.metering.account import Account, Meter
 from common.providers.provider import Provider
-from common.routing.begun import Begun
 from common.routing.deployment import Deployment
+from common.routing.routed_answer import RoutedAnswer
 from common.routing.router import Exchange, Router
 from common.telemetry import Telemetry
 from common.upstream.http import UnreachableError
@@ -37,7 +37,7 @@ class Trial:
     async def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
 
-    async def begin(self, body: bytes = ASK, *, account: Account | None = None) -> Begun:
+    async def begin(self, body: bytes = ASK, *, account: Account | None = None) -> RoutedAnswer:
         request = CHAT.read(body)
         exchange = Exchange(CHAT, request, {"x-request-id": "req-1"}, request.reader())
         with account or self.meter.open(a_call(), type="chat") as opened:
@@ -52,8 +52,8 @@ def trial_of(*responses: FakeResponse | BaseException) -> tuple[Trial, FakeClien
 async def test_an_answer_has_begun_when_it_is_read_and_its_caller_closes_it() -> None:
     response = FakeResponse([completion()])
     trial, client = trial_of(response)
-    begun = await trial.begin()
-    assert (begun.status, begun.is_stream, begun.body) == (200, False, completion())
+    answer = await trial.begin()
+    assert (answer.status, answer.is_stream, answer.body) == (200, False, completion())
     assert not response.closed
     assert client.urls == ["https://fake.test/v1/chat/completions"]
     assert client.bodies == [ASK]
@@ -63,17 +63,17 @@ async def test_an_answer_has_begun_when_it_is_read_and_its_caller_closes_it() ->
 
 async def test_a_stream_has_begun_with_its_first_content_and_no_sooner() -> None:
     trial, _ = trial_of(stream_answer(*EVENTS))
-    begun = await trial.begin(ASK_STREAM)
-    assert begun.is_stream
-    assert begun.events == list(EVENTS[:2])
+    answer = await trial.begin(ASK_STREAM)
+    assert answer.is_stream
+    assert answer.events == list(EVENTS[:2])
 
 
 async def test_a_stream_that_brings_much_before_its_content_is_not_held_for_ever() -> None:
     comments = [b": processing\n\n"] * 100
     trial, _ = trial_of(stream_answer(*comments, *EVENTS))
-    begun = await trial.begin(ASK_STREAM)
-    assert begun.events == comments[: len(begun.events)]
-    assert 64 < len(begun.events) < 100
+    answer = await trial.begin(ASK_STREAM)
+    assert answer.events == comments[: len(answer.events)]
+    assert 64 < len(answer.events) < 100
 
 
 async def test_a_provider_that_was_not_reached_is_asked_again_after_a_while() -> None:
@@ -121,8 +121,8 @@ async def test_whatever_may_have_reached_the_provider_is_never_repeated(error: B
 @pytest.mark.parametrize("status", [429, 500, 503])
 async def test_an_error_status_is_an_answer_and_not_repeated(status: int) -> None:
     trial, client = trial_of(FakeResponse([b'{"error":"hush"}'], status=status), FakeResponse([b"other"]))
-    begun = await trial.begin()
-    assert (begun.refused, begun.status, begun.body) == (True, status, b'{"error":"***"}')
+    answer = await trial.begin()
+    assert (answer.refused, answer.status, answer.body) == (True, status, b'{"error":"***"}')
     assert len(client.bodies) == 1
     (record,) = trial.outbox.events
     assert [(each.status, each.may_be_billed) for each in record.attempts] == [(status, False)]

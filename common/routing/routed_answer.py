@@ -24,7 +24,7 @@ _LAST_STATUS: Final = 599
 _WITHOUT_ANSWER: Final = (HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT)
 
 
-class Begun:
+class RoutedAnswer:
     """An answer of ``provider``, read by ``reader``. ``body`` is a whole answer; a stream has ``events`` so far.
 
     ``status`` is what the caller gets: the response's own, or 502 for an error under a success's status.
