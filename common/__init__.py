@@ -18,6 +18,7 @@ Modules:
     telemetry   spans and metrics
     logs        log lines
     background  supervised loops, and a process's health
+    redaction   secrets are hidden from callers
     yaml_lines  YAML whose errors name the line
 
 Nothing outside of serving, metering's outbox, shipper and event_proto, and identity.remote loads gRPC or protobuf.

@@ -12,6 +12,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final, TypeAlias
 
+import structlog
 from opentelemetry.trace import Span
 
 from common.dialects.dialect import Dialect, Progress, Reader
@@ -31,6 +32,7 @@ from common.telemetry import Telemetry
 
 Spawn: TypeAlias = Callable[[Coroutine[Any, Any, Sequence[bytes]]], Awaitable[Sequence[bytes]]]
 """Runs a coroutine, and gives its result to whoever awaits it."""
+_log = structlog.get_logger(__name__)
 _EVENT_STREAM: Final = "text/event-stream"
 _JSON: Final = "application/json"
 
@@ -125,7 +127,8 @@ class Relay:
                 return await _pass_on(answer, exchange, call=call, account=account, reply=reply)
             # The caller has a 200 and some comments: what would have been a status becomes an event.
             if answer.refused:
-                body = error_body(answer.status, answer.body)
+                # JSON holds no line ends but between its tokens, and an event's data must be one line.
+                body = b" ".join(error_body(answer.status, answer.body).splitlines())
                 return _settled([b"data: " + body + b"\n\n"], answer, account=account)
             return await _pass_events(answer, exchange, account=account, reply=reply)
         finally:
@@ -219,7 +222,11 @@ def _may_be_billed(account: Account) -> bool:
 def _count(account: Account, reader: Reader) -> None:
     if account.settled:
         return
-    usage = reader.usage()
+    try:
+        usage = reader.usage()
+    except Exception:  # noqa: BLE001 - what cannot be counted must not decide how a request ends
+        _log.exception("an answer could not be counted", request_id=account.record.request_id)
+        return
     if usage.source is not UsageSource.NONE or usage.upstream_model:
         account.count(usage.quantities, source=usage.source, total=usage.total, upstream_model=usage.upstream_model)
 

@@ -78,12 +78,15 @@ def messages_of(events: Sequence[bytes]) -> list[bytes]:
     if sum(map(len, events)) <= PIECE_BYTES:
         return [events[0] if len(events) == 1 else b"".join(events)] if events else []
     messages: list[bytes] = []
-    room = 0
+    joined: list[bytes] = []
+    size = 0
     for event in events:
-        if len(event) <= room:
-            messages[-1] += event
-            room -= len(event)
-        else:
+        if joined and size + len(event) > PIECE_BYTES:
+            messages.append(b"".join(joined))
+            joined, size = [], 0
+        if len(event) > PIECE_BYTES:
             messages += [event[start : start + PIECE_BYTES] for start in range(0, len(event), PIECE_BYTES)]
-            room = PIECE_BYTES - len(event) if len(event) < PIECE_BYTES else 0
-    return messages
+        else:
+            joined.append(event)
+            size += len(event)
+    return [*messages, b"".join(joined)] if joined else messages

@@ -7,9 +7,12 @@ of a character in two events. NaN and bytes that are no UTF-8 are not JSON, and 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
 
 import msgspec
+
+# Deeper than any answer is, and well within what Python can recurse.
+_DEPTH: Final = 100
 
 
 def decode(data: bytes) -> Any:
@@ -20,17 +23,17 @@ def decode(data: bytes) -> Any:
         pass
     try:
         value = json.loads(data.decode("utf-8-sig", "replace"))
+        return _paired(value) if b"\\u" in data else value
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    return _paired(value) if b"\\u" in data else value
 
 
-def _paired(value: Any) -> Any:
-    """Return the value without lone surrogates, which no protobuf and no UTF-8 can hold."""
+def _paired(value: Any, *, depth: int = _DEPTH) -> Any:
+    """Return the value without lone surrogates, which no protobuf and no UTF-8 can hold, and without what is deeper."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, list):
-        return [_paired(item) for item in value]
+        return [_paired(item, depth=depth - 1) for item in value] if depth else None
     if isinstance(value, dict):
-        return {_paired(name): _paired(item) for name, item in value.items()}
+        return {_paired(name): _paired(item, depth=depth - 1) for name, item in value.items()} if depth else None
     return value

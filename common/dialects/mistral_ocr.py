@@ -237,7 +237,7 @@ def _object(fields: Mapping[str, Pieces]) -> Iterable[bytes | memoryview]:
 def _count(value: Any) -> int | None:
     """Return a count of pages that came as a number or, as some servers send it, in a string."""
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
-        value = int(value[:20])
+        value = int(value.strip()[:20])
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     known = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_PAGES

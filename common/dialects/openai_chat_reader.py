@@ -144,7 +144,8 @@ class ChatReader:
         if report.prompt and not text + reasoning:
             # The provider counted, and there was no output.
             return Usage(report.quantities, UsageSource.PROVIDER, report.total, self._model)
-        estimate = report.with_estimates(prompt=_tokens(self._prompt_length()), text=text, reasoning=reasoning)
+        prompt = report.prompt or _tokens(self._prompt_length())
+        estimate = report.with_estimates(prompt=prompt, text=text, reasoning=reasoning)
         total = estimate.total or estimate.prompt + estimate.completion
         return Usage(estimate.quantities, UsageSource.ESTIMATED, total, self._model)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from common.dialects import lenient_json
+
+# No dialect nests the texts of a message deeper; callers and providers can nest JSON as deep as they like.
+_DEPTH: Final = 8
 
 
 def length_of_messages(messages: Sequence[msgspec.Raw]) -> int:
@@ -26,29 +29,38 @@ def _length_of_message(raw: msgspec.Raw) -> int:
     return length_of_text(message.get("content")) + length_of_calls(message.get("tool_calls"))
 
 
-def length_of_text(content: Any) -> int:
+def length_of_text(content: Any, *, depth: int = _DEPTH) -> int:
     """Return the characters of a text, or of the texts among a list of parts."""
     if isinstance(content, str):
         return len(content)
+    if not depth:
+        return 0
     if isinstance(content, dict):
         # A part of text, or of thinking, which holds texts of its own in some dialects.
-        return length_of_text(content.get("text")) + length_of_text(content.get("thinking"))
-    return sum(map(length_of_text, content)) if isinstance(content, list) else 0
-
-
-def length_of_calls(calls: Any) -> int:
-    """Return the characters that a model wrote to call tools: names and arguments, however they are spelled."""
-    if isinstance(calls, dict):
-        return sum(map(_length_of_call_field, calls.items()))
-    return sum(map(length_of_calls, calls)) if isinstance(calls, list) else 0
-
-
-def _length_of_call_field(field: tuple[str, Any]) -> int:
-    name, value = field
-    if name in ("function", "custom"):
-        return length_of_calls(value)
-    if name not in ("name", "arguments", "input"):
+        parts = [content.get("text"), content.get("thinking")]
+    elif isinstance(content, list):
+        parts = content
+    else:
         return 0
+    return sum(length_of_text(part, depth=depth - 1) for part in parts)
+
+
+def length_of_calls(calls: Any, *, depth: int = _DEPTH) -> int:
+    """Return the characters that a model wrote to call tools: names and arguments, however they are spelled."""
+    if not depth:
+        return 0
+    if isinstance(calls, list):
+        return sum(length_of_calls(call, depth=depth - 1) for call in calls)
+    if not isinstance(calls, dict):
+        return 0
+    inner = sum(length_of_calls(calls.get(name), depth=depth - 1) for name in ("function", "custom"))
+    return inner + sum(_length_of_value(calls.get(name)) for name in ("name", "arguments", "input"))
+
+
+def _length_of_value(value: Any) -> int:
     if isinstance(value, str):
         return len(value)
-    return len(msgspec.json.encode(value)) if value is not None else 0
+    try:
+        return len(msgspec.json.encode(value)) if value is not None else 0
+    except (ValueError, RecursionError):
+        return 0

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from pydantic import SecretStr
 
 from common.errors import TurnpikeError
+from common.redaction import without_secret
 from common.upstream.http import UnreachableError
 
 
@@ -57,7 +58,5 @@ class Provider:
 
     def scrub(self, body: bytes) -> bytes:
         """Return an error's body without anything that the operator keeps secret."""
-        key = self.api_key.get_secret_value()
-        if key:
-            body = body.replace(key.encode(), b"***")
+        body = without_secret(body, self.api_key.get_secret_value())
         return body if self.secret_forms is None else self.secret_forms.sub(rb"\1***", body)

@@ -56,10 +56,13 @@ def _within_a_struct(value: Any, *, depth: int) -> Any:
 
 
 def text(value: Any) -> str:
-    """Return a field of text: as it is, "" for null, and as JSON when it came as something else."""
+    """Return a field of text: as it is, "" for null, and as JSON, if it can be, when it came as something else."""
     if isinstance(value, str):
         return value
-    return "" if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return "" if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except RecursionError:
+        return ""
 
 
 def count(value: Any, *, most: int = 2**32 - 1) -> int:

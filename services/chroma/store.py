@@ -11,6 +11,7 @@ import msgspec
 from pydantic import SecretStr
 
 from common.errors import Unavailable, UpstreamFailed
+from common.redaction import without_secret
 from common.upstream.http import HttpAnswer, HttpClient
 from services.chroma.request_line import Query, query_string
 
@@ -18,8 +19,6 @@ TENANTS: Final = "/api/v2/tenants"
 MAX_COMPLETE_BYTES: Final = 32 * 1024 * 1024
 """How much of an answer is read before the caller gets the status, so that what breaks off until then is a 502."""
 _FORWARDED_HEADERS: Final = ("retry-after", "chroma-trace-id")
-# A key so short cannot be told from ordinary text.
-_MIN_SECRET_CHARACTERS: Final = 6
 _GOOD_STATUSES: Final = (200, 201)
 # A JSON value begins with one of these, and with spaces before it.
 _JSON_BEGIN: Final = b'{["-0123456789tfn'
@@ -85,7 +84,7 @@ class HttpStore:
         self._http = http
         self._base_url = base_url
         self._headers = headers
-        self._secret = secret.get_secret_value().encode() if secret else b""
+        self._secret = secret.get_secret_value() if secret else ""
 
     async def request(
         self, method: str, path: str, *, query: Query = (), body: bytes = b"", in_parts: bool = False
@@ -110,8 +109,8 @@ class HttpStore:
         finally:
             if rest is None:
                 answer.close()
-        if answer.status >= 400 and len(self._secret) >= _MIN_SECRET_CHARACTERS:
-            content = content.replace(self._secret, b"***")
+        if answer.status >= 400:
+            content = without_secret(content, self._secret)
         return StoreAnswer(answer.status, content, answer.content_type, _forwarded(answer.headers), rest)
 
 

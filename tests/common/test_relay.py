@@ -12,6 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.dialects.dialect import Usage
+from common.dialects.openai_chat import ChatRequest, OpenAIChat
+from common.dialects.openai_chat_reader import ChatReader
 from common.errors import (
     InvalidRequest,
     PayloadTooLarge,
@@ -156,7 +159,7 @@ async def test_counts_that_make_no_sense_do_not_break_the_request() -> None:
         (400, b'{"error": {"message":"no","type":"t","param":null,"code":null}}', None),
         (422, b'{"detail":[{"msg":"field required"}]}', None),
         (429, b'{ "error" : "slow down" }', None),
-        (401, b'{"error":{"message":"Incorrect key hush"}}', b'{"error":{"message":"Incorrect key ***"}}'),
+        (401, b'{"error":{"message":"Incorrect key hushed"}}', b'{"error":{"message":"Incorrect key ***"}}'),
     ],
 )
 async def test_an_upstreams_error_keeps_its_status_and_its_json_but_no_secrets(
@@ -173,7 +176,7 @@ async def test_an_upstreams_error_keeps_its_status_and_its_json_but_no_secrets(
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"<html>hush Bad Gateway</html>", "The provider answered 502: <html>*** Bad Gateway</html>"),
+        (b"<html>hushed Bad Gateway</html>", "The provider answered 502: <html>*** Bad Gateway</html>"),
         (b"", "The provider answered 502."),
         (b"[1]", "The provider answered 502: [1]"),
         (b"null", "The provider answered 502: null"),
@@ -327,10 +330,10 @@ async def test_an_odd_event_is_passed_on_and_does_not_end_the_stream(odd: bytes,
 @pytest.mark.parametrize(
     ("body", "status"),
     [
-        (b'{"error":{"message":"hush is overloaded"}}', 502),
-        (b'{"error":{"message":"hush is out of quota","code":429},"choices":[]}', 429),
-        (b'{"object":"error","message":"hush","code":"404"}', 404),
-        (b'{"detail":"hush"}', 502),
+        (b'{"error":{"message":"hushed is overloaded"}}', 502),
+        (b'{"error":{"message":"hushed is out of quota","code":429},"choices":[]}', 429),
+        (b'{"object":"error","message":"hushed","code":"404"}', 404),
+        (b'{"detail":"hushed"}', 502),
     ],
 )
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "stream"])
@@ -339,7 +342,7 @@ async def test_an_error_under_the_status_of_a_success_is_an_error(body: bytes, s
     answer = stream_answer(b"data: " + body + b"\n\n") if is_event else FakeResponse([body])
     trial = ChatTrial(answer)
     got = await trial.ask(ASK_STREAM if streamed else ASK)
-    assert (got.status, got.content_type, got.body) == (status, "application/json", body.replace(b"hush", b"***"))
+    assert (got.status, got.content_type, got.body) == (status, "application/json", body.replace(b"hushed", b"***"))
     assert trial.outcome == ("COMPLETED", status, "upstream_refused")
     assert trial.counts[0] == "NONE"
 
@@ -387,6 +390,46 @@ async def test_what_a_provider_may_bill_is_estimated_before_the_first_byte(ask: 
         with pytest.raises(type(error)):
             await trial.ask(ask)
         assert trial.counts == ("ESTIMATED", 2, 0, 0, 0, 0, 2)
+
+
+_DEEP = b'{"function":' * 600 + b"{}" + b"}" * 600
+_DEEP_ASK = b'{"model":"m","messages":[{"content":"12345678","tool_calls":[%b]}]' % _DEEP
+
+
+@pytest.mark.parametrize("deep", [_DEEP, b"[" * 600 + b"]" * 600, b'"\\ud83d",' + b"[" * 600 + b"]" * 600])
+async def test_nesting_loses_no_answer_and_no_count(deep: bytes) -> None:
+    """A caller's request, and a provider's answer, may be nested as deep as JSON allows."""
+    body = completion(usage=None).replace(b'"content"', b'"tool_calls": [%b], "content"' % deep)
+    trial = ChatTrial(FakeResponse([body]))
+    got = await trial.ask(_DEEP_ASK + b"}")
+    assert (got.status, got.body) == (200, body)
+    assert (trial.outcome, trial.counts[0]) == (("COMPLETED", 200, ""), "ESTIMATED")
+
+    odd = b'data: {"choices":[{"index":0,"delta":{"content":"Hi","tool_calls":[%b]}}]}\n\n' % deep
+    trial = ChatTrial(stream_answer(EVENTS[1], odd, *EVENTS[2:4], DONE))
+    got = await trial.ask(_DEEP_ASK + b',"stream":true}')
+    assert odd in got.body
+    assert (trial.outcome, trial.counts[0]) == (("COMPLETED", 200, ""), "ESTIMATED")
+
+
+async def test_a_reader_that_fails_does_not_decide_how_a_request_ends() -> None:
+    class Broken(ChatReader):
+        def usage(self) -> Usage:
+            raise RuntimeError("a mistake of ours")
+
+    class BrokenRequest(ChatRequest):
+        def reader(self) -> ChatReader:
+            return Broken(prompt_length=lambda: 0)
+
+    class BrokenChat(OpenAIChat):
+        def read(self, body: bytes | memoryview) -> ChatRequest:
+            request = super().read(body)
+            request.__class__ = BrokenRequest
+            return request
+
+    trial = ChatTrial(FakeResponse([completion()]))
+    assert (await trial.send(ASK, dialect=BrokenChat())).body == completion()
+    assert (trial.outcome, trial.counts[0]) == (("COMPLETED", 200, ""), "NONE")
 
 
 async def test_a_provider_that_was_not_reached_bills_nothing() -> None:
@@ -439,9 +482,10 @@ class _Commented(Collected):
     [
         (EVENTS, 200, ("COMPLETED", 200, "")),
         ([_CUT], 200, ("UPSTREAM_CUT", 200, "upstream_cut")),
-        ([b'{"error":{"message":"hush"}}'], 429, ("COMPLETED", 429, "upstream_refused")),
+        ([b'{"error":{"message":"hushed"}}'], 429, ("COMPLETED", 429, "upstream_refused")),
+        ([b'{\n  "error": {\r\n    "message": "hushed"\n  }\n}\n'], 429, ("COMPLETED", 429, "upstream_refused")),
     ],
-    ids=["answer", "cut", "refused"],
+    ids=["answer", "cut", "refused", "refused in lines"],
 )
 async def test_a_silent_stream_is_kept_alive_before_it_begins(
     pieces: Sequence[bytes | BaseException], status: int, outcome: tuple[str, int, str]
@@ -458,12 +502,13 @@ async def test_a_silent_stream_is_kept_alive_before_it_begins(
     if outcome[0] == "COMPLETED" and status == 200:
         assert body == b"".join(EVENTS)
     else:
-        assert body.startswith(b'data: {"error":')
-        assert b"hush" not in body
+        assert body.count(b"\n") == 2
+        assert "error" in json.loads(body.removeprefix(b"data: "))
+        assert b"hushed" not in body
 
 
 async def test_an_error_event_is_passed_on_without_secrets_and_ends_the_stream() -> None:
-    trial = ChatTrial(stream_answer(EVENTS[1], event({"error": {"message": "hush is out"}}), *EVENTS))
+    trial = ChatTrial(stream_answer(EVENTS[1], event({"error": {"message": "hushed is out"}}), *EVENTS))
     got = await trial.ask(ASK_STREAM)
     assert got.pieces == [EVENTS[1], event({"error": {"message": "*** is out"}})]
     assert trial.outcome == ("UPSTREAM_CUT", 200, "upstream_error")
@@ -473,7 +518,7 @@ async def test_an_error_event_is_passed_on_without_secrets_and_ends_the_stream()
 
 @pytest.mark.parametrize("nothing", [None, {}, "", False])
 async def test_an_error_that_says_nothing_does_not_end_the_stream(nothing: Any) -> None:
-    odd = event({"choices": [{"delta": {"content": "hush"}}], "error": nothing})
+    odd = event({"choices": [{"delta": {"content": "hushed"}}], "error": nothing})
     trial = ChatTrial(stream_answer(odd, *EVENTS))
     got = await trial.ask(ASK_STREAM)
     assert got.pieces == [odd, *EVENTS]
@@ -585,7 +630,7 @@ async def test_openais_own_headers_reach_the_provider_and_the_callers_credential
     await trial.ask(metadata=metadata)
     assert trial.client.headers[0] == {
         "content-type": "application/json",
-        "authorization": "Bearer hush",
+        "authorization": "Bearer hushed",
         "openai-organization": "org",
         "openai-project": "proj",
         "openai-beta": "assistants=v2",

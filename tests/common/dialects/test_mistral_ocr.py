@@ -170,7 +170,7 @@ def test_what_cannot_be_understood_is_refused_by_name(body: bytes, param: str | 
 @pytest.mark.parametrize(
     ("count", "pages"),
     [
-        *((0, 0), (3, 3), ("3", 3), (" 12 ", 12), (3.0, 3), (10**9, 10**9)),
+        *((0, 0), (3, 3), ("3", 3), (" 12 ", 12), (" " * 20 + "3", 3), (3.0, 3), (10**9, 10**9)),
         *((2**70, None), (10**9 + 1, None)),
         *((-1, None), (2.5, None), ("three", None), ("", None), ("-1", None), ("²", None)),
         *((True, None), (None, None), ([3], None), ({}, None)),

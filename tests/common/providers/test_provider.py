@@ -54,6 +54,11 @@ def test_a_key_of_no_known_form_is_hidden_too() -> None:
     assert mistral(api_key=SecretStr("")).scrub(b"wrong: mistral-key") == b"wrong: mistral-key"
 
 
+def test_a_key_of_a_few_characters_garbles_no_error() -> None:
+    body = b'{"error":{"message":"no"}}'
+    assert openai(api_key=SecretStr("e")).scrub(body) == body
+
+
 def test_only_a_provider_that_saw_nothing_is_asked_again() -> None:
     verdict = openai(api_key=SecretStr("")).verdict
     assert verdict(UnreachableError("away")) is Verdict.RETRY

@@ -57,7 +57,7 @@ async def test_an_answer_has_begun_when_it_is_read_and_its_caller_closes_it() ->
     assert not response.closed
     assert client.urls == ["https://fake.test/v1/chat/completions"]
     assert client.bodies == [ASK]
-    assert client.headers[0]["authorization"] == "Bearer hush"
+    assert client.headers[0]["authorization"] == "Bearer hushed"
     assert client.headers[0]["x-request-id"] == "req-1"
 
 
@@ -120,7 +120,7 @@ async def test_whatever_may_have_reached_the_provider_is_never_repeated(error: B
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 async def test_an_error_status_is_an_answer_and_not_repeated(status: int) -> None:
-    trial, client = trial_of(FakeResponse([b'{"error":"hush"}'], status=status), FakeResponse([b"other"]))
+    trial, client = trial_of(FakeResponse([b'{"error":"hushed"}'], status=status), FakeResponse([b"other"]))
     answer = await trial.begin()
     assert (answer.refused, answer.status, answer.body) == (True, status, b'{"error":"***"}')
     assert len(client.bodies) == 1

@@ -12,7 +12,7 @@ from common.routing.deployment import Deployment
 from common.upstream.http import Body
 from common.upstream.sse import EventSplitter
 
-SECRET: Final = "hush"
+SECRET: Final = "hushed"
 FAKE_PROVIDER: Final = Provider(
     "fake",
     "https://fake.test/v1",

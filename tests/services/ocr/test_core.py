@@ -92,17 +92,17 @@ async def test_a_caller_who_leaves_in_the_middle_is_still_billed_for_the_pages()
 
 @pytest.mark.parametrize("status", [400, 401, 404, 422, 429, 500])
 async def test_the_providers_error_keeps_its_status_and_body_without_secrets(status: int) -> None:
-    body = b'{"object":"error","message":"the key hush is wrong","type":"t","param":null,"code":"1001"}'
+    body = b'{"object":"error","message":"the key hushed is wrong","type":"t","param":null,"code":"1001"}'
     trial = OcrTrial(FakeResponse([body], status=status, headers={"retry-after": "3"}))
     answer = await trial.ask()
-    assert (answer.status, answer.body) == (status, body.replace(b"hush", b"***"))
+    assert (answer.status, answer.body) == (status, body.replace(b"hushed", b"***"))
     assert answer.headers == {"retry-after": "3"}
     assert trial.outcome == ("COMPLETED", status, "upstream_refused")
     assert trial.pages == ("NONE", 0)
 
 
 async def test_an_error_that_is_no_json_gets_an_envelope() -> None:
-    trial = OcrTrial(FakeResponse([b"<h1>hush</h1>"], status=502, content_type="text/html"))
+    trial = OcrTrial(FakeResponse([b"<h1>hushed</h1>"], status=502, content_type="text/html"))
     answer = await trial.ask()
     assert answer.content_type == "application/json"
     assert json.loads(answer.body)["error"]["message"] == "The provider answered 502: <h1>***</h1>"
