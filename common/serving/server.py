@@ -24,12 +24,17 @@ from common.serving.routes import Route, services_of
 from common.serving.runtime import open_runtime
 from common.settings import MAX_HEADER_BYTES, MAX_MESSAGE_BYTES
 
+_MOST_PENDING: Final = 100_000
 SERVER_OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", -1),
     # Above what the edge lets in, which says what is wrong. Between the two gRPC refuses at random.
     ("grpc.max_metadata_size", 2 * MAX_HEADER_BYTES),
     ("grpc.absolute_max_metadata_size", 4 * MAX_HEADER_BYTES),
+    # Beyond 1,000 calls that wait to be taken in, gRPC cancels some at random and without a body. LimitInterceptor
+    # decides what is too much.
+    ("grpc.server.max_pending_requests", _MOST_PENDING),
+    ("grpc.server.max_pending_requests_hard_limit", 2 * _MOST_PENDING),
     # A second process on the same port is a mistake that must fail, not share the load.
     ("grpc.so_reuseport", 0),
     ("grpc.keepalive_permit_without_calls", 1),

@@ -341,6 +341,20 @@ async def test_more_calls_than_allowed_are_refused_at_once() -> None:
         await asyncio.gather(*[stub.CompleteChat(_ASK, metadata=BEARER) for _ in range(2)])
 
 
+async def test_a_burst_is_served_whole() -> None:
+    async def complete(_: chat_pb2.CompleteChatRequest, __: Context) -> chat_pb2.CompleteChatResponse:
+        return chat_pb2.CompleteChatResponse()
+
+    servicer = chat_servicer(complete=complete)
+    interceptors = the_interceptors(max_concurrent_calls=5_000)
+    async with running(servicer, interceptors=interceptors, max_concurrent_calls=5_000) as channel:
+        stub = chat_pb2_grpc.ChatServiceStub(channel)
+        # All are sent before this loop, which is the server's too, takes the first one in.
+        calls = [stub.CompleteChat(chat_pb2.CompleteChatRequest(), metadata=BEARER) for _ in range(2_500)]
+        codes = await asyncio.gather(*[call.code() for call in calls])
+    assert set(codes) == {grpc.StatusCode.OK}
+
+
 async def test_a_second_server_does_not_share_the_port_of_the_first() -> None:
     first = Server(routes=[], servicers=[], interceptors=[])
     second = Server(routes=[], servicers=[], interceptors=[])
