@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, cast
 
@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
-from common.background import Health
+from common.background import BackgroundLoop, Health
 from common.errors import TurnpikeError, Unavailable, openai_body
 from common.request import current_call
 from common.serving.errors import abort
@@ -50,7 +50,7 @@ class Probes:
         self._calls: list[_OpenCalls] = []
         self._health = health_aio.HealthServicer()
         self._public = public
-        self._following: asyncio.Task[None] | None = None
+        self._following = BackgroundLoop("report of health", self._follow, interval_seconds=0)
 
     def handlers(self) -> Mapping[str, Any]:
         """Return the handler of each RPC by its name."""
@@ -64,26 +64,27 @@ class Probes:
 
     async def start(self) -> None:
         """Report how the process is from now on."""
-        await self._report()
-        self._following = asyncio.create_task(self._follow())
+        await self._report(self._parts.failing)
+        await self._following.__aenter__()
 
     async def stop(self) -> None:
         """Report not healthy for good, and end the open calls when they have said so."""
-        if self._following is not None:
-            self._following.cancel()
+        await self._following.__aexit__()
         for calls in self._calls:
             calls.end(after_seconds=_CLOSING_SECONDS)
         # Waits for watches whose caller does not read, until they end.
         await self._health.enter_graceful_shutdown()
 
     async def _follow(self) -> None:
-        while True:
+        failing = self._parts.failing
+        await self._report(failing)
+        # A report waits for watches that send, and what changes meanwhile wakes nobody.
+        if failing == self._parts.failing:
             await self._parts.wait_for_change()
-            await self._report()
 
-    async def _report(self) -> None:
+    async def _report(self, failing: Set[str]) -> None:
         answer = health_pb2.HealthCheckResponse
-        status = answer.NOT_SERVING if self._parts.failing else answer.SERVING
+        status = answer.NOT_SERVING if failing else answer.SERVING
         for name in ("", *self._services):
             await self._health.set(name, status)
 
@@ -131,7 +132,7 @@ class _OpenCalls:
         while len(self._timers) >= self._at_most:
             oldest = next(iter(self._timers))
             del self._timers[oldest]
-            oldest.reschedule(asyncio.get_running_loop().time())
+            _reschedule(oldest, seconds=0)
         timer = asyncio.timeout(self._seconds)
         try:
             async with timer:
@@ -147,7 +148,13 @@ class _OpenCalls:
     def end(self, *, after_seconds: float) -> None:
         """End all open calls soon."""
         for timer in self._timers:
-            timer.reschedule(asyncio.get_running_loop().time() + after_seconds)
+            _reschedule(timer, seconds=after_seconds)
+
+
+def _reschedule(timer: asyncio.Timeout, *, seconds: float) -> None:
+    # A timer that has run out ends its call already, and cannot be set any more.
+    if not timer.expired():
+        timer.reschedule(asyncio.get_running_loop().time() + seconds)
 
 
 class _Registry:

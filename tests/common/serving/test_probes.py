@@ -10,10 +10,13 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from structlog.testing import capture_logs
 
 from common.background import Health
+from common.errors import Unavailable
 from common.identity.principal import Access, Scope
 from common.serving.interceptor import Context
+from common.serving.probes import _OpenCalls
 from common.serving.routes import Route
 from common.serving.server import Server
 from tests.common.raw_grpc import RawGrpcClient
@@ -92,6 +95,45 @@ async def test_a_part_that_fails_makes_the_server_not_serving_until_it_works_aga
         watch.cancel()
 
 
+async def test_a_part_that_works_again_during_the_report_is_reported_too() -> None:
+    class Recovering(Health):
+        @property
+        def failing(self) -> frozenset[str]:
+            failing = super().failing
+            self.set_failing("a loop", failing=False)
+            return failing
+
+    health = Recovering()
+    async with running(health=health) as channel, asyncio.timeout(5):
+        watch = await _watch(channel)
+        health.set_failing("a loop", failing=True)
+        assert (await watch.read()).status == _NOT_SERVING
+        assert (await watch.read()).status == _SERVING
+        watch.cancel()
+
+
+async def test_a_report_that_fails_is_not_the_last() -> None:
+    class Mistaken(Health):
+        mistaken = False
+
+        @property
+        def failing(self) -> frozenset[str]:
+            if self.mistaken:
+                self.mistaken = False
+                raise ZeroDivisionError
+            return super().failing
+
+    health = Mistaken()
+    with capture_logs() as logs:
+        async with running(health=health) as channel, asyncio.timeout(5):
+            watch = await _watch(channel)
+            health.mistaken = True
+            health.set_failing("a loop", failing=True)
+            assert (await watch.read()).status == _NOT_SERVING
+            watch.cancel()
+    assert [line["loop"] for line in logs if line["log_level"] == "error"] == ["report of health"]
+
+
 async def test_a_watch_ends_by_its_timer() -> None:
     async with running(probe_seconds=0.05) as channel:
         ended = await _end(await _watch(channel))
@@ -109,6 +151,28 @@ async def test_a_call_that_never_sends_its_message_ends_by_the_timer_too() -> No
         await client.begin(b"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
         await client.read_until(b"lasted long enough")
     await server.stop(grace_seconds=0)
+
+
+async def test_a_call_whose_time_is_over_hinders_neither_the_next_nor_the_end() -> None:
+    calls = _OpenCalls(at_most=1, seconds=0)
+    is_over, may_leave = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> None:
+        async with calls.admit():
+            try:
+                await asyncio.Event().wait()
+            finally:
+                is_over.set()
+                await may_leave.wait()
+
+    call = asyncio.create_task(slow())
+    await is_over.wait()
+    calls.end(after_seconds=1)
+    async with calls.admit():
+        pass
+    may_leave.set()
+    with pytest.raises(Unavailable):
+        await call
 
 
 async def test_one_watch_too_many_ends_the_oldest_and_nobody_is_kept_from_asking() -> None:
