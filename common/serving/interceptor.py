@@ -17,7 +17,8 @@ Proceed = Callable[[Call, Context], Awaitable[Any]]
 class Interceptor(Protocol):
     """Surrounds every call: does something, awaits ``proceed``, does something more.
 
-    It runs before the request message has arrived: whom it refuses, nobody waits for.
+    It runs before the request message has arrived, so nobody waits for a caller that it refuses. Only calls that Envoy
+    made of HTTP requests bring theirs along.
     """
 
     async def __call__(self, route: Route, call: Call, context: Context, proceed: Proceed) -> Any:

@@ -44,7 +44,7 @@ _UNKNOWN: Final = "unknown"
 """The name under which calls of RPCs that do not exist are served: theirs is the caller's."""
 
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
-Read = Callable[[Call], Any]
+Receive = Callable[[Call, Context], Awaitable[Any]]
 Servicer = tuple[Callable[[Any, grpc.aio.Server], None], object]
 """What generated code adds a servicer with, and the servicer."""
 
@@ -119,6 +119,7 @@ class _Handlers(grpc.GenericRpcHandler):
         self._routes = {route.rpc: route for route in routes}
         self._interceptors = interceptors
         self._handlers: dict[str, Any] = dict(probes)
+        self._transcoded: dict[str, Any] = {}
         self._undeclared: list[str] = []
         self._unknown: Any = grpc.stream_unary_rpc_method_handler(_refuse_unknown, None, None)
 
@@ -130,6 +131,8 @@ class _Handlers(grpc.GenericRpcHandler):
                 self._undeclared.append(f"/{service}/{method}")
             else:
                 self._handlers[route.rpc] = self._handler(route, handler)
+                if route.passed_through:
+                    self._transcoded[route.rpc] = self._transcoded_handler(route, handler)
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
         """Do nothing: generated code brings the same handlers a second time, for runtimes that know no names."""
@@ -148,6 +151,8 @@ class _Handlers(grpc.GenericRpcHandler):
         pairs = handler_call_details.invocation_metadata or ()
         metadata = {key: value for key, value in pairs if isinstance(value, str)}
         open_call(_UNKNOWN if handler is None else rpc, metadata)
+        if metadata.get("x-envoy-original-path"):
+            handler = self._transcoded.get(rpc, handler)
         return handler or self._unknown
 
     def _handler(self, route: Route, handler: Any) -> Any:
@@ -157,10 +162,8 @@ class _Handlers(grpc.GenericRpcHandler):
         message leaves together with the status, which spares every process on the way a wake-up.
         """
         if route.passed_through:
-            # Envoy calls these, when it has seen a credential and has the whole body: it comes with the call, which
-            # spares each request a wait.
-            behaviour = self._intercepted(route, handler.unary_stream, read=_received)
-            return grpc.unary_unary_rpc_method_handler(behaviour, None, None)
+            behaviour = self._intercepted(route, handler.unary_stream)
+            return grpc.stream_unary_rpc_method_handler(behaviour, body_view, None)
         read, write = handler.request_deserializer, handler.response_serializer
         if not handler.response_streaming:
             behaviour = self._intercepted(route, _serialized(handler.unary_unary, write))
@@ -169,10 +172,19 @@ class _Handlers(grpc.GenericRpcHandler):
         behaviour = self._intercepted(route, stream if inspect.iscoroutinefunction(stream) else _written_out(stream))
         return grpc.stream_stream_rpc_method_handler(behaviour, read, write)
 
-    def _intercepted(self, route: Route, serve: Behaviour, *, read: Read | None = None) -> Any:
+    def _transcoded_handler(self, route: Route, handler: Any) -> Any:
+        """Return a handler whose message comes with the call, for calls that Envoy made of HTTP requests.
+
+        Envoy has seen a credential and holds the whole body before it calls. A wait less is worth a tenth of the
+        requests per second. From anybody else the message may come late or never, which nothing would end.
+        """
+        behaviour = self._intercepted(route, handler.unary_stream, receive=_received)
+        return grpc.unary_unary_rpc_method_handler(behaviour, None, None)
+
+    def _intercepted(self, route: Route, serve: Behaviour, *, receive: Receive | None = None) -> Any:
         # Plain functions that return coroutines: a stream's every event passes through all frames that are suspended.
         async def innermost(call: Call, context: Context) -> Any:
-            return await serve(read(call) if read else await read_message(context), context)
+            return await serve(await (receive(call, context) if receive else read_message(context)), context)
 
         proceed: Proceed = innermost
         for interceptor in reversed(self._interceptors):
@@ -214,7 +226,7 @@ def _written_out(generator: Callable[[Any, Context], Any]) -> Behaviour:
     return stream
 
 
-def _received(call: Call) -> Any:
+async def _received(call: Call, _: Context) -> Any:
     """Return the HttpBody that came with the call; raises InvalidRequest when it cannot be parsed."""
     try:
         return body_view(call.message)

@@ -10,6 +10,7 @@ _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _SETTINGS: Final = 4
 _HEADERS: Final = 1
 _DATA: Final = 0
+_END_STREAM: Final = 1
 _END_HEADERS: Final = 4
 
 
@@ -46,15 +47,22 @@ class RawGrpcClient:
         self._writer.close()
         await self._writer.wait_closed()
 
-    async def begin(self, rpc: bytes, *, headers: Iterable[tuple[bytes, bytes]] = (), message: bytes = b"") -> None:
-        """Begin a call and send these bytes of its body, which stays open."""
+    async def begin(
+        self,
+        rpc: bytes,
+        *,
+        headers: Iterable[tuple[bytes, bytes]] = (),
+        message: bytes = b"",
+        ends: bool = False,
+    ) -> None:
+        """Begin a call and send these bytes of its body, which stays open unless it ``ends`` with them."""
         self._stream += 2
         pseudo = [(b":method", b"POST"), (b":scheme", b"http"), (b":authority", b"localhost"), (b":path", rpc)]
         pairs = [*pseudo, (b"content-type", b"application/grpc"), (b"te", b"trailers"), *headers]
         block = b"".join(b"\0" + _text(name) + _text(value) for name, value in pairs)
         self._writer.write(_frame(_HEADERS, block, flags=_END_HEADERS, stream=self._stream))
-        if message:
-            self._writer.write(_frame(_DATA, message, stream=self._stream))
+        if message or ends:
+            self._writer.write(_frame(_DATA, message, flags=_END_STREAM if ends else 0, stream=self._stream))
         await self._writer.drain()
 
     async def read_until(self, part: bytes) -> bytes:
