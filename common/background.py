@@ -92,8 +92,14 @@ class BackgroundLoop:
             return
         if not self._finishes:
             task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        try:
+            # Not the task itself: its cancellation and that of whoever waits here would look the same.
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error
 
     def wake(self) -> None:
         """Begin the next step without a pause."""

@@ -155,6 +155,40 @@ async def test_leaving_lets_a_step_end_that_must() -> None:
     assert ended == [True]
 
 
+async def test_whoever_is_cancelled_while_it_leaves_is_cancelled_and_so_is_the_step() -> None:
+    began, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    loop = BackgroundLoop("work", work, interval_seconds=0, finishes=True)
+    await loop.__aenter__()
+    await began.wait()
+    leaving = asyncio.create_task(loop.__aexit__())
+    await asyncio.sleep(0)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    await cancelled.wait()
+
+
+async def test_leaving_raises_what_ended_the_loop() -> None:
+    def mistaken() -> float:
+        raise ZeroDivisionError
+
+    loop = BackgroundLoop("a", Steps(OSError("disk")), interval_seconds=0, jitter=mistaken)
+    await loop.__aenter__()
+    assert loop._task is not None
+    with capture_logs():
+        await asyncio.wait([loop._task])
+    with pytest.raises(ZeroDivisionError):
+        await loop.__aexit__()
+
+
 async def test_leaving_does_not_wait_for_a_pause() -> None:
     steps = Steps(None)
     async with asyncio.timeout(10), a_loop(steps, interval_seconds=_NEVER):
