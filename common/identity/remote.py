@@ -138,10 +138,13 @@ class RemoteAuthenticator:
         try:
             await self._read_revocations()
         except grpc.aio.AioRpcError as error:
-            # Said once and not at each of fifty attempts a second, when for example the service key is wrong.
+            # Said once and not at each attempt, of which there are fifty a second while the auth service is away.
             if self.watching.is_set() or error.code() is not self._last_code:
                 _log.warning("the watch for revocations ended", code=error.code().name, details=error.details())
             self._last_code = error.code()
+            # An auth service that starts again must be found at once; any other failure is asked about less and less.
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
         finally:
             self.watching.clear()
 

@@ -12,6 +12,7 @@ import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
+from common.background import Health
 from common.errors import Unauthenticated, Unavailable
 from common.identity.authenticator import NullAuthenticator
 from common.identity.principal import SCOPES, Kind, Principal
@@ -38,6 +39,7 @@ class _Auth(auth_pb2_grpc.AuthServiceServicer):
         self.cache_seconds = 10.0
         self.refuse: grpc.StatusCode | None = None
         self.refuse_watches: grpc.StatusCode | None = None
+        self.refused_watches = 0
         self.watches: list[asyncio.Queue[list[str]]] = []
         self.may_answer = asyncio.Event()
         self.may_answer.set()
@@ -64,6 +66,7 @@ class _Auth(auth_pb2_grpc.AuthServiceServicer):
         self, request: auth_pb2.WatchRevocationsRequest, context: Any
     ) -> AsyncIterator[auth_pb2.WatchRevocationsResponse]:
         if self.refuse_watches is not None:
+            self.refused_watches += 1
             await context.abort(self.refuse_watches, "said no")
         queue: asyncio.Queue[list[str]] = asyncio.Queue()
         self.watches.append(queue)
@@ -87,12 +90,14 @@ class _Setup:
         self.server = grpc.aio.server()
         self._stack = stack
 
-    async def start(self, *, capacity: int = 10_000) -> RemoteAuthenticator:
+    async def start(self, *, capacity: int = 10_000, health: Health | None = None) -> RemoteAuthenticator:
         auth_pb2_grpc.add_AuthServiceServicer_to_server(self.auth, self.server)
         self.port = self.server.add_insecure_port("127.0.0.1:0")
         await self.server.start()
         self._stack.push_async_callback(self.server.stop, 0)
-        remote = RemoteAuthenticator(f"127.0.0.1:{self.port}", service_key=_KEY, capacity=capacity, clock=self.clock)
+        remote = RemoteAuthenticator(
+            f"127.0.0.1:{self.port}", service_key=_KEY, capacity=capacity, health=health, clock=self.clock
+        )
         await self._stack.enter_async_context(remote)
         return remote
 
@@ -260,7 +265,29 @@ async def test_a_wrong_service_key_is_said_once(setup: _Setup) -> None:
         await _until(lambda: bool(logs))
         setup.auth.refuse_watches = None
         await remote.watching.wait()
-    assert [entry["code"] for entry in logs] == ["PERMISSION_DENIED"]
+    assert [entry["code"] for entry in logs if "code" in entry] == ["PERMISSION_DENIED"]
+
+
+async def test_a_wrong_service_key_shows_in_the_health_and_is_tried_less_and_less(setup: _Setup) -> None:
+    setup.auth.refuse_watches = grpc.StatusCode.PERMISSION_DENIED
+    health = Health()
+    with capture_logs():
+        await setup.start(health=health)
+        await _until(lambda: bool(health.failing))
+    assert health.failing == {"watch for revocations"}
+    assert setup.auth.refused_watches == 5
+
+
+async def test_an_auth_service_that_is_away_is_no_failure_of_the_watch(setup: _Setup) -> None:
+    setup.auth.refuse_watches = grpc.StatusCode.UNAVAILABLE
+    health = Health()
+    with capture_logs() as logs:
+        remote = await setup.start(health=health)
+        await _until(lambda: setup.auth.refused_watches == 10)
+        setup.auth.refuse_watches = None
+        await remote.watching.wait()
+    assert not health.failing
+    assert [entry["event"] for entry in logs] == ["the watch for revocations ended"]
 
 
 async def test_the_credential_itself_is_not_kept(setup: _Setup) -> None:
