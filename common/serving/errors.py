@@ -19,6 +19,8 @@ _log = structlog.get_logger(__name__)
 _DOMAIN: Final = "turnpike"
 # A message travels three times in the trailers, escaped up to sixfold, and clients take no more than 8 KiB of them.
 _MESSAGE_BYTES: Final = 600
+# A provider's errors bring codes and params of any length and with any characters.
+_NAME_BYTES: Final = 100
 
 
 class ErrorInterceptor:
@@ -41,7 +43,9 @@ class ErrorInterceptor:
 async def abort(call: Call, context: Context, error: TurnpikeError, *, body: ErrorBody) -> NoReturn:
     """End the call with the error's status, and with its HTTP body in a trailer."""
     entry = row(error)
-    error.message = _shortened(error.message)
+    error.message = _shortened(error.message, at_most=_MESSAGE_BYTES)
+    error.code = _printable(error.code)
+    error.param = _printable(error.param)
     code = grpc.StatusCode[entry.grpc]
     call.status = entry.http_status
     reason = error.code or entry.code
@@ -66,6 +70,15 @@ async def abort(call: Call, context: Context, error: TurnpikeError, *, body: Err
     raise AssertionError("abort returned")  # pragma: no cover - abort always raises
 
 
-def _shortened(message: str) -> str:
-    data = message.encode("utf-8", "replace")
-    return message if len(data) <= _MESSAGE_BYTES else data[: _MESSAGE_BYTES - 3].decode("utf-8", "ignore") + "..."
+def _printable(name: str | None) -> str | None:
+    """Return a code or a param as it may stand in a trailer."""
+    if name is None:
+        return None
+    # Cut before, too, so that a name of megabytes is not looked through.
+    kept = name[: _NAME_BYTES + 1]
+    return _shortened("".join(character if character.isprintable() else "?" for character in kept), at_most=_NAME_BYTES)
+
+
+def _shortened(text: str, *, at_most: int) -> str:
+    data = text.encode("utf-8", "replace")
+    return text if len(data) <= at_most else data[: at_most - 3].decode("utf-8", "ignore") + "..."

@@ -219,6 +219,20 @@ async def test_a_message_of_any_length_still_arrives_as_its_error(character: str
     assert json.loads(trailers(refused)["x-error-body"])["error"]["code"] == "too_long"
 
 
+@pytest.mark.parametrize("character", ["x", '"', "é", "\n", "\ud83d", "🎉"])
+async def test_a_code_and_a_param_of_any_length_and_kind_arrive_cut_and_printable(character: str) -> None:
+    error = UpstreamRefused("It said no.", status=400, code=character * 50_000, param=character * 50_000)
+    async with behaving(complete=failing(error)) as stub:
+        refused = await refusal(stub)
+    assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
+    told = json.loads(trailers(refused)["x-error-body"])["error"]
+    info = error_info(refused)[1]
+    for text in (told["code"], told["param"], info.reason, info.metadata["param"]):
+        assert text.isprintable()
+        assert text.endswith("...")
+        assert 90 < len(text.encode()) <= 100
+
+
 @pytest.mark.parametrize("error", [RuntimeError("the secret"), KeyError("the secret"), UnicodeError("the secret")])
 async def test_an_unexpected_exception_shows_nothing_and_is_logged(error: Exception) -> None:
     with capture_logs() as logs:
