@@ -12,6 +12,7 @@ from typing import Final
 
 from common.errors import InvalidRequest, NotFound, Unauthenticated
 from common.identity.principal import SCOPES, Kind, Principal
+from common.settings import MAX_HEADER_BYTES
 from services.auth.jwt import JwtVerifier, looks_like_jwt
 from services.auth.last_use import LastUse
 from services.auth.revocations import Revocations
@@ -33,7 +34,6 @@ RESERVED_USERS: Final = ("proxy", "worker")
 """The users that the static keys stand for; a JWT for one of them would mix two tenants."""
 
 _ALL: Final = frozenset(SCOPES)
-_CREDENTIAL_LENGTH: Final = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Authentication:
         """Return who holds the credential, "" for none; raises Unauthenticated, or Unavailable when nobody can say."""
         if not credential:
             return self._anonymous()
-        if len(credential) > _CREDENTIAL_LENGTH:
+        if len(credential) > MAX_HEADER_BYTES:
             raise _refused("it is too long")
         # First, because an operator may choose a key that looks like something else.
         user_id = self._static_user(credential)

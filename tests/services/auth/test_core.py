@@ -6,12 +6,14 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
+import jwt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.errors import InvalidRequest, NotFound, Unauthenticated, Unavailable
 from common.identity.principal import SCOPES, Kind, Principal
+from common.settings import MAX_HEADER_BYTES
 from deploy.local.jwt import platform_jwt
 from services.auth.core import CreatedToken
 from tests.services.auth.fake_store import FakeTokenStore
@@ -56,6 +58,15 @@ async def test_static_keys_whatever_they_look_like(auth: RunningAuth) -> None:
     assert await auth.authentication.authenticate("tp_w.o.rker") == Principal(Kind.STATIC_KEY, "worker", scopes=_ALL)
     for wrong in ("p" * 7, "p" * 9, "P" * 8, " "):
         assert (await _refused(auth, wrong)).code == "invalid_api_key"
+
+
+async def test_a_jwt_as_large_as_the_edge_lets_in(auth: RunningAuth, clock: Clock) -> None:
+    expires = int((clock.now() + timedelta(seconds=9)).timestamp())
+    claims = {"sub": "alice", "exp": expires, "groups": "g" * 30_000}
+    token = jwt.encode(claims, JWT_SECRET.get_secret_value(), algorithm="HS256")
+    assert len(token) > 40_000
+    assert (await auth.authentication.resolve(token)).principal.user_id == "alice"
+    assert "too long" in (await _refused(auth, "a" * (MAX_HEADER_BYTES + 1))).message
 
 
 async def test_a_jwt_is_its_subject_with_every_scope(auth: RunningAuth, clock: Clock) -> None:
