@@ -54,6 +54,7 @@ class StdoutCallLog:
         self._encode = msgspec.json.Encoder().encode
         self._lines: list[bytes] = []
         self._size = 0
+        self._timer: asyncio.TimerHandle | None = None
         atexit.register(self.flush)
 
     def write(self, line: CallLine) -> None:
@@ -67,12 +68,15 @@ class StdoutCallLog:
         if len(self._lines) > 1:
             return
         try:
-            asyncio.get_running_loop().call_later(_FLUSH_SECONDS, self.flush)
+            self._timer = asyncio.get_running_loop().call_later(_FLUSH_SECONDS, self.flush)
         except RuntimeError:
             self.flush()
 
     def flush(self) -> None:
         """Write what waits; lines that the disk or the pipe refuses are lost, and the calls go on."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         lines, self._lines, self._size = self._lines, [], 0
         if lines:
             with contextlib.suppress(OSError):

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,6 +80,39 @@ async def test_a_line_is_written_soon_though_no_other_comes() -> None:
     assert json.loads(os.read(reader, 4096))["event"] == "call"
     os.close(reader)
     os.close(writer)
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """Keeps its timers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.timers: list[asyncio.TimerHandle] = []
+
+    def call_later(self, *arguments: Any, **options: Any) -> asyncio.TimerHandle:  # type: ignore[override] # passes all on
+        timer = super().call_later(*arguments, **options)
+        self.timers.append(timer)
+        return timer
+
+
+def test_lines_that_are_written_because_they_are_many_leave_no_timer_behind() -> None:
+    reader, writer = os.pipe()
+    log = StdoutCallLog(descriptor=writer)
+
+    async def write() -> tuple[int, int]:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, _Loop)
+        for _ in range(200):
+            log.write(_LINE)
+        return len(loop.timers), sum(not timer.cancelled() for timer in loop.timers)
+
+    with asyncio.Runner(loop_factory=_Loop) as runner:
+        made, left = runner.run(write())
+    assert made > 1
+    assert left == 1
+    log.flush()
+    os.close(writer)
+    os.close(reader)
 
 
 _SECRET = "sk-the-secret"
