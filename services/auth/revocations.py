@@ -16,6 +16,8 @@ _ANNOUNCED_SECONDS: Final = 1.0
 """The pause between two polls of a store that announces revocations, in case that it forgets one."""
 # In usual pauses: a database that is away is not asked, and its absence not logged, twenty times a second.
 _PAUSE_AFTER_FAILURE: Final = 20
+_PAUSE_AT_MOST_SECONDS: Final = 0.5
+"""The longest of these pauses: a connection may also be lost while others still revoke."""
 
 
 class _Watcher:
@@ -145,7 +147,7 @@ class Revocations:
                     await announcements.wait(seconds=pause)
         except Unavailable:
             # While the database is away nobody can revoke, and services forget what they know within seconds.
-            await asyncio.sleep(self._poll_seconds * _PAUSE_AFTER_FAILURE)
+            await asyncio.sleep(min(self._poll_seconds * _PAUSE_AFTER_FAILURE, _PAUSE_AT_MOST_SECONDS))
         except Exception:
             # A mistake of ours. Who watches starts again and forgets what it knew.
             for watcher in self._watchers:

@@ -97,6 +97,21 @@ async def test_a_store_that_is_away_for_a_while_is_asked_again(clock: Clock) -> 
     await watch.aclose()
 
 
+async def test_a_lost_connection_is_made_again_soon_however_seldom_the_store_is_asked(clock: Clock) -> None:
+    store = FakeTokenStore(now=clock.now, shared=True, announced=True)
+    store.away = True
+    revocations = Revocations(store, poll_seconds=3600)
+    watch = revocations.watch()
+    await anext(watch)
+    following = asyncio.ensure_future(anext(watch))
+    await asyncio.sleep(0)
+    store.revoked["a"] = clock.now()
+    store.away = False
+    async with asyncio.timeout(5):
+        assert await following == ("a",)
+    await watch.aclose()
+
+
 async def test_a_mistake_ends_the_watches_and_the_next_one_polls_again(clock: Clock) -> None:
     class Mistaken(FakeTokenStore):
         mistaken = True
