@@ -140,14 +140,14 @@ def _running_stack(state: Path, settings: Mapping[str, str], *, port: int, port_
         text=True,
     )
     stack = Stack(state=state, port=port, port_base=port_base, process=process, settings=settings)
-    try:
-        _wait_for_welcome(stack)
-        yield stack
-    finally:
-        if process.poll() is None:
-            stack.stop()
-        assert process.stdout is not None
-        process.stdout.close()
+    assert process.stdout is not None
+    with process.stdout:
+        try:
+            _wait_for_welcome(stack)
+            yield stack
+        finally:
+            if process.poll() is None:
+                stack.stop()
 
 
 def _wait_for_welcome(stack: Stack) -> None:
@@ -156,13 +156,17 @@ def _wait_for_welcome(stack: Stack) -> None:
     # The runner waits for its children however long it takes; its end ends its output.
     too_late = threading.Timer(_START_SECONDS, stack.process.terminate)
     too_late.start()
-    for line in stack.process.stdout:
-        seen.append(line)
-        if "print(client.chat" in line:
-            break
-    else:
-        raise AssertionError("the stack did not start:\n" + "".join(seen))
-    too_late.cancel()
+    try:
+        for line in stack.process.stdout:
+            seen.append(line)
+            if "print(client.chat" in line:
+                break
+        else:
+            # Its output ends a moment before the process does: whoever stops it in between sees a wrong exit status.
+            stack.process.wait(_STOP_SECONDS)
+            raise AssertionError("the stack did not start:\n" + "".join(seen))
+    finally:
+        too_late.cancel()
     text = (stack.state / "env").read_text()
     values = dict(re.findall(r"^export (\w+)='?([^'\n]*)'?$", text, flags=re.MULTILINE))
     assert values["TURNPIKE_URL"] == stack.url
