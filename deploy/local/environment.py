@@ -39,6 +39,8 @@ _DEMO_JWT: Final = "TURNPIKE_JWT"
 # The welcome is told that there is a key, which decides about the upstream, and not which.
 _HIDDEN: Final = ("OPENAI_API_KEY", "MISTRAL_API_KEY")
 _HIDDEN_VALUE: Final = "hidden"
+# Secrets among the settings of the starter, of which the welcome needs nothing.
+_NOT_FOR_WELCOME: Final = ("TURNPIKE_SERVICE_KEY", "TURNPIKE_JWT_SECRET", "USAGE_API_KEY")
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ CHILDREN: Final[Mapping[str, Reads]] = MappingProxyType(
         "ocr": Reads(OcrSettings, (*_SERVICE, *_OUTSIDE)),
         "usage": Reads(UsageSettings, _SERVICE),
         SANDBOX: Reads(SandboxSettings, _PYTHON),
-        WELCOME: Reads(LocalSettings, (*_PYTHON, _DEMO_JWT), without=("TURNPIKE_SERVICE_KEY", "TURNPIKE_JWT_SECRET")),
+        WELCOME: Reads(LocalSettings, (*_PYTHON, _DEMO_JWT), without=_NOT_FOR_WELCOME),
         CHROMA_SERVER: Reads(),
         ENVOY: Reads(),
     }
