@@ -100,10 +100,13 @@ class ServiceSettings(Settings):
     """How long running calls may go on after SIGTERM."""
 
 
-def load(settings: type[S]) -> S:
-    """Read the settings from the environment; on a bad one print a line that names the variable and exit with 2."""
+def load(settings: type[S], **variables: Any) -> S:
+    """Read the settings from the environment; on a bad one print a line that names the variable and exit with 2.
+
+    ``variables`` take the place of those in the environment.
+    """
     try:
-        return settings()
+        return settings(**variables)
     except ValidationError as error:
         _refuse(settings, error)
 

@@ -72,6 +72,9 @@ def render(descriptors: bytes, *, places: Places, settings: EdgeSettings) -> dic
 def write(target: Path, *, places: Places, settings: EdgeSettings, contract: Path = CONTRACT) -> None:
     """Write the configuration as JSON, which leaves no doubt about types; raises as ``render`` does."""
     config = render(contract.read_bytes(), places=places, settings=settings)
-    # It holds the service key.
-    target.touch(mode=0o600)
-    target.write_text(json.dumps(config, indent=1) + "\n")
+    # It holds the service key, so only the owner may read it: a file that exists would keep its mode.
+    new = target.with_name(f"{target.name}.new")
+    new.unlink(missing_ok=True)
+    new.touch(mode=0o600, exist_ok=False)
+    new.write_text(json.dumps(config, indent=1) + "\n")
+    new.replace(target)

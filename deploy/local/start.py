@@ -7,6 +7,8 @@ import signal
 from datetime import timedelta
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from common.settings import ServiceSettings, load
 from deploy.envoy.settings import EdgeSettings
 from deploy.local import preflight, tether
@@ -34,10 +36,10 @@ def start() -> int:
     # Held open, and so locked, until this process ends.
     lock(state)
     preflight.check_ports(settings)
-    environments = _environments(settings, state=state)
-    children = programs(
-        settings, envoy=envoy, envoy_config=_envoy_config(settings, state=state), chroma=chroma, state=state
-    )
+    service_key = _service_key(settings, state=state)
+    environments = _environments(settings, state=state, service_key=service_key)
+    envoy_config = _envoy_config(settings, state=state, service_key=service_key)
+    children = programs(settings, envoy=envoy, envoy_config=envoy_config, chroma=chroma, state=state)
     config = state / "supervisord.conf"
     write_private(config, supervisor_config(children, state=state, directory=REPOSITORY))
     # Imported late: nothing of it is needed to say what is wrong.
@@ -49,16 +51,18 @@ def start() -> int:
     return run(config, state=state, environments=environments, listeners=preflight.listeners(settings))
 
 
-def _environments(settings: LocalSettings, *, state: Path) -> dict[str, dict[str, str]]:
-    key = settings.service_key.get_secret_value() if settings.service_key else kept_secret(state / SERVICE_KEY_FILE)
+def _service_key(settings: LocalSettings, *, state: Path) -> str:
+    return settings.service_key.get_secret_value() if settings.service_key else kept_secret(state / SERVICE_KEY_FILE)
+
+
+def _environments(settings: LocalSettings, *, state: Path, service_key: str) -> dict[str, dict[str, str]]:
     secret = settings.jwt_secret.get_secret_value() if settings.jwt_secret else development_secret(state)
     # What all services read is refused here, before any of them starts.
-    os.environ["TURNPIKE_SERVICE_KEY"] = key
-    load(ServiceSettings)
+    load(ServiceSettings, TURNPIKE_SERVICE_KEY=service_key)
     stack = Stack(
         ports=settings.ports,
         state=state,
-        service_key=key,
+        service_key=service_key,
         jwt_secret=secret,
         demo_jwt=_demo_jwt(settings, secret=secret),
         sandbox=settings.uses_sandbox,
@@ -77,12 +81,13 @@ def _demo_jwt(settings: LocalSettings, *, secret: str) -> str:
     )
 
 
-def _envoy_config(settings: LocalSettings, *, state: Path) -> Path:
+def _envoy_config(settings: LocalSettings, *, state: Path, service_key: str) -> Path:
     ports = settings.ports
     given = load(EdgeSettings)
     edge = given.model_copy(
         update={
             "open_services": ",".join(sorted(settings.open_services)),
+            "service_key": SecretStr(service_key),
             # Twice, so that it is the service that says it does too much.
             "max_requests": max(given.max_requests, 2 * settings.max_concurrent_calls),
         }

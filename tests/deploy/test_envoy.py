@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -245,6 +246,16 @@ def test_a_laptop_listens_to_itself_only(tmp_path: Path) -> None:
     listener = config["static_resources"]["listeners"][0]["address"]["socket_address"]
     assert listener == {"address": "127.0.0.1", "port_value": 28080}
     assert config["admin"]["address"]["socket_address"] == {"address": "127.0.0.1", "port_value": 28180}
+
+
+def test_only_the_owner_reads_the_configuration_also_when_it_replaces_one(tmp_path: Path) -> None:
+    old = tmp_path / "envoy.json"
+    old.write_text("{}")
+    old.chmod(0o644)
+    path = write_envoy(tmp_path, port=28080, admin_port=28180, backends=BACKENDS)
+    assert path == old
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_envoy_accepts_what_is_rendered(tmp_path: Path) -> None:
