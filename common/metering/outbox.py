@@ -66,10 +66,10 @@ class DiskOutbox:
         self._retired: list[int] = []
         self._unsynced = False
         self._idle_syncs = 0
-        self._read_number, self._read_offset = min(self._sizes, default=1), 0
         self.depth = 0
         self.damaged = 0
         self._number, self._fd = self._directory.begin_segment()
+        self._read_number, self._read_offset = min(self._sizes, default=self._number), 0
         self._spare: tuple[int, int] | None = None
         recovered = dict(self._sizes)
         self._sizes[self._number] = 0
@@ -197,12 +197,14 @@ class DiskOutbox:
             self._sizes[self._number] = 0
 
     def _have_a_spare(self) -> None:
-        size = self._sizes[self._number]
-        is_read = size > 0 and (self._read_number, self._read_offset) == (self._number, size)
-        is_done = is_read and self._idle_syncs >= _IDLE_SYNCS and not self._open_intents
-        if self._spare is None and (size * 2 >= self._segment_bytes or is_done):
-            self._spare = self._directory.begin_segment()
         with self._lock:
+            size = self._sizes[self._number]
+            is_read = size > 0 and (self._read_number, self._read_offset) == (self._number, size)
+            is_done = is_read and self._idle_syncs >= _IDLE_SYNCS and not self._open_intents
+            wants_spare = self._spare is None and (size * 2 >= self._segment_bytes or is_done)
+        spare = self._directory.begin_segment() if wants_spare else None
+        with self._lock:
+            self._spare = self._spare or spare
             # Looked at again: an intent that came in between keeps the segment.
             if self._sizes[self._number] >= self._segment_bytes or (is_done and size == self._sizes[self._number]):
                 self._rotate()
@@ -263,8 +265,7 @@ class DiskOutbox:
             return
         self._damage.add((number, start))
         self.damaged += 1
-        segment = str(self._directory.segment(number))
-        _log.error("the outbox is damaged", segment=segment, start=start, end=end, why=why)
+        _log.error("the outbox is damaged", segment=str(self._directory.segment(number)), start=start, end=end, why=why)
 
     def _recover(self, segments: dict[int, int]) -> None:
         for number in sorted(segments):

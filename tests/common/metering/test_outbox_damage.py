@@ -208,3 +208,12 @@ def test_nothing_of_an_outbox_is_readable_by_others(tmp_path: Path) -> None:
     outbox.close()
     assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "outbox").iterdir())
     assert os.stat(tmp_path / "outbox").st_mode & 0o077 == 0
+
+
+def test_a_directory_with_nothing_but_damaged_segments_is_read_from_its_new_one(tmp_path: Path) -> None:
+    (tmp_path / "000000000007.damaged").write_bytes(b"kept aside")
+    outbox = DiskOutbox(tmp_path)
+    assert numbers(outbox) == []
+    outbox.settle(settled(1))
+    assert numbers(outbox) == [1]
+    outbox.close()
