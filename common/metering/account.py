@@ -149,12 +149,20 @@ class Account:
         record = self.record
         last = record.attempts[-1] if record.attempts else None
         attempt = Attempt(provider, _bounded(model))
+        before = record.provider, record.fallback_from
+        # The intent has the attempt, too: after a crash it is all that is known of the request.
         record.attempts.append(attempt)
         if last is not None and last.provider != provider:
             record.fallback_from = last.provider
         record.provider = provider
         if last is None or (last.provider, last.model) != (attempt.provider, attempt.model):
-            self._meter.outbox.intend(record)
+            try:
+                self._meter.outbox.intend(record)
+            except Unavailable:
+                # Nobody is asked, so the event must not say so.
+                record.attempts.pop()
+                record.provider, record.fallback_from = before
+                raise
         return attempt
 
     def first_byte(self) -> None:

@@ -50,8 +50,10 @@ class Attempt(msgspec.Struct):
 class UsageRecord(msgspec.Struct, kw_only=True):
     """One request. ``outcome`` is None while it is open, ``usage_source`` while nothing was counted.
 
-    ``event_id`` holds the 16 bytes of a UUIDv7. ``status`` is the HTTP status that the caller got: 499 when the caller
-    left first, 0 when it is not known. Costs are in nano-dollars. ``first_byte_ms`` is 0 when there was no byte.
+    ``event_id`` holds the 16 bytes of a UUIDv7. ``status`` is the HTTP status of the answer: 499 when the caller left
+    first, 0 when it is not known. The caller got the same one, except when an early comment had begun the stream: that
+    caller got 200, and the record keeps what the provider or the gateway answered afterwards (docs/adr/0012). Costs are
+    in nano-dollars. ``first_byte_ms`` is 0 when there was no byte.
     """
 
     event_id: bytes

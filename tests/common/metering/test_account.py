@@ -232,6 +232,19 @@ def test_an_outbox_that_refuses_the_intent_stops_the_attempt_and_counts_the_fail
         with pytest.raises(Unavailable) as raised:
             account.attempt("openai")
         assert raised.value is refused
+        # Nobody was asked, and the event says so.
+        assert (account.record.attempts, account.record.provider) == ([], "")
+
+
+def test_an_attempt_whose_intent_is_refused_leaves_those_before_it() -> None:
+    refusing = RefusingOutbox(Unavailable("full"), intents=True)
+    with an_account(refusing) as account:
+        first = Attempt("openai", "a")
+        account.record.attempts, account.record.provider = [first], "openai"
+        with pytest.raises(Unavailable):
+            account.attempt("mistral")
+        assert account.record.attempts == [first]
+        assert (account.record.provider, account.record.fallback_from) == ("openai", "")
 
 
 def test_an_outbox_that_refuses_the_event_does_not_hide_the_callers_error() -> None:
