@@ -17,7 +17,6 @@ import psutil
 from bench.children import ChildDied, Children
 from bench.side import Side
 from deploy.local.config import HOST
-from deploy.local.health import unfinished
 from deploy.local.jwt import platform_jwt
 
 SERVICES: Final = ("envoy", "auth", "chat", "usage")
@@ -83,8 +82,10 @@ class Gateway(Side):
 
     async def wait_until_ready(self) -> None:
         """Return when every service answers through the edge; raises ChildDied when one does not in time."""
-        if await unfinished({self.name: self._ready()}, seconds=_HEALTHY_SECONDS):
-            raise ChildDied(f"the gateway {self.name} was not ready after {_HEALTHY_SECONDS:.0f} s")
+        try:
+            await asyncio.wait_for(self._ready(), _HEALTHY_SECONDS)
+        except TimeoutError:
+            raise ChildDied(f"the gateway {self.name} was not ready after {_HEALTHY_SECONDS:.0f} s") from None
 
     async def create_token(self) -> None:
         """Create the API token that the loads send."""

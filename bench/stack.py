@@ -21,7 +21,6 @@ from bench.gateway import Gateway
 from bench.messages import QUESTION
 from bench.side import Side
 from deploy.local.config import HOST, INNER_PORTS, REPOSITORY
-from deploy.local.health import unfinished
 from tests.ports import reserved_ports
 
 GATEWAY_PORTS: Final = 1 + INNER_PORTS
@@ -138,9 +137,11 @@ async def _open(stack: Stack) -> None:
     others = (stack.bare, stack.bare_on_runtime, stack.plain, stack.upstream)
     for side in others:
         side.credential = stack.gateway.credential
-        if await unfinished({side.name: _answer(side)}, seconds=_ANSWER_SECONDS):
+        try:
+            await asyncio.wait_for(_answer(side), _ANSWER_SECONDS)
+        except TimeoutError:
             stack.children.check()
-            raise ChildDied(f"{side.name} does not answer after {_ANSWER_SECONDS:.0f} s")
+            raise ChildDied(f"{side.name} does not answer after {_ANSWER_SECONDS:.0f} s") from None
     for each in (*stack.gateways, *others):
         await each.load(connections=1, total=1)
 

@@ -75,7 +75,6 @@ class BackgroundLoop:
         self._finishes = finishes
         self._jitter = jitter
         self._closing = asyncio.Event()
-        self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> BackgroundLoop:
@@ -86,7 +85,6 @@ class BackgroundLoop:
     async def __aexit__(self, *_: object) -> None:
         """End; no step begins any more."""
         self._closing.set()
-        self._woken.set()
         task = self._task
         if task is None:
             return
@@ -101,10 +99,6 @@ class BackgroundLoop:
         if not task.cancelled() and (error := task.exception()) is not None:
             raise error
 
-    def wake(self) -> None:
-        """Begin the next step without a pause."""
-        self._woken.set()
-
     def succeeded(self) -> None:
         """Say that the step works: for a step that goes on for as long as all is well."""
         if self.failures:
@@ -114,7 +108,6 @@ class BackgroundLoop:
 
     async def _run(self) -> None:
         while not self._closing.is_set():
-            self._woken.clear()
             await self._pause(await self._run_step())
 
     async def _run_step(self) -> float:
@@ -140,11 +133,9 @@ class BackgroundLoop:
         return min(doubled, self._retry_at_most_seconds) * (0.5 + self._jitter() / 2)
 
     async def _pause(self, seconds: float) -> None:
-        if self._closing.is_set():
-            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._woken.wait()
+                await self._closing.wait()
 
 
 def _is_cancelled() -> bool:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cached_property
-from types import MappingProxyType
 
 from pydantic import SecretStr
 
@@ -39,7 +38,6 @@ class Provider:
     api_key: SecretStr
     asks_usage: bool = True
     secret_forms: re.Pattern[bytes] | None = None
-    extra_headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def url(self, dialect: str) -> str:
         """Return where requests in the dialect go."""
@@ -50,7 +48,7 @@ class Provider:
         """The headers of each request, which identify the operator."""
         key = self.api_key.get_secret_value()
         identity = {"authorization": f"Bearer {key}"} if key else {}
-        return {"content-type": "application/json", **identity, **self.extra_headers}
+        return {"content-type": "application/json", **identity}
 
     def verdict(self, failure: TurnpikeError) -> Verdict:
         """Say what a failure before the answer began means: only a provider that saw nothing is asked again."""

@@ -68,16 +68,6 @@ async def wait_for(
         await asyncio.gather(*tasks.values(), return_exceptions=True)
 
 
-async def unfinished(waits: Mapping[str, Awaitable[None]], *, seconds: float) -> list[str]:
-    """Wait for all at once, for at most so many seconds; returns the names of those that did not end, sorted."""
-    tasks = {name: asyncio.ensure_future(wait) for name, wait in waits.items()}
-    _, pending = await asyncio.wait(tasks.values(), timeout=seconds)
-    for task in pending:
-        task.cancel()
-    await asyncio.gather(*tasks.values(), return_exceptions=True)
-    return sorted(name for name, task in tasks.items() if task.cancelled() or task.exception() is not None)
-
-
 async def grpc_serving(port: int) -> None:
     """Return when the gRPC server on the port reports SERVING."""
     async with grpc.aio.insecure_channel(f"{HOST}:{port}", options=_CHANNEL_OPTIONS) as channel:

@@ -55,19 +55,10 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
             window=usage_pb2.Window(hours=report.hours, generated_at=_iso(report.generated_at)),
             scope=report.scope,
             totals=_totals(summary.totals),
-            top_models=[
-                usage_pb2.ModelUsage(model=name, **_shown(sums, usage_pb2.ModelUsage)) for name, sums in summary.models
-            ],
-            top_paths=[
-                usage_pb2.PathUsage(path=name, **_shown(sums, usage_pb2.PathUsage)) for name, sums in summary.paths
-            ],
-            by_type=[
-                usage_pb2.TypeUsage(type=name, **_shown(sums, usage_pb2.TypeUsage)) for name, sums in summary.types
-            ],
-            by_provider=[
-                usage_pb2.ProviderUsage(provider=name, **_shown(sums, usage_pb2.ProviderUsage))
-                for name, sums in summary.providers
-            ],
+            top_models=_groups(usage_pb2.ModelUsage, summary.models, name="model"),
+            top_paths=_groups(usage_pb2.PathUsage, summary.paths, name="path"),
+            by_type=_groups(usage_pb2.TypeUsage, summary.types, name="type"),
+            by_provider=_groups(usage_pb2.ProviderUsage, summary.providers, name="provider"),
         )
 
     async def GetDailyUsage(

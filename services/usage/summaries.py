@@ -58,10 +58,6 @@ class Sums:
         plain = {name: getattr(self, name) for name in _PLAIN}
         return plain | dict(self.quantities) | {str(cost): amount for cost, amount in self.costs.items()}
 
-    def quantity(self, name: str) -> int:
-        """Return a public sum of the table of units."""
-        return self.quantities.get(name, 0)
-
     @property
     def cost_nanousd(self) -> int:
         """Return the cost of everything in nano-dollars."""

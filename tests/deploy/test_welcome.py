@@ -17,7 +17,7 @@ from grpc_health.v1.health import aio as health_aio
 
 from deploy.local.config import LocalSettings
 from deploy.local.demo import demo_token, wait_for_gateway
-from deploy.local.health import grpc_serving, http_ok, unfinished, wait_for
+from deploy.local.health import grpc_serving, http_ok, wait_for
 from deploy.local.welcome import last_lines, say_what_is_missing, shell_variables, welcome
 
 
@@ -135,10 +135,6 @@ class TestHealth:
         await health.set("", health_pb2.HealthCheckResponse.SERVING)
         await waiting
         await server.stop(None)
-
-    async def test_those_that_do_not_answer_are_named(self, free_port: int) -> None:
-        waits = {"late": grpc_serving(free_port), "early": asyncio.sleep(0)}
-        assert await unfinished(waits, seconds=0.3) == ["late"]
 
     async def test_http_waits_for_200(self) -> None:
         answers = iter([503, 200])

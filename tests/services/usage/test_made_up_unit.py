@@ -35,8 +35,8 @@ async def test_a_new_unit_is_stored_and_summed_up_from_events_and_from_hours(mig
         await store.insert(heard, batch_id=next(batch_ids()))
         for _ in range(2):
             found = await store.summarize(Everyone(), since_ms=NOW_MS - 4 * HOUR_MS, until_ms=NOW_MS)
-            assert found.totals.quantity("audio_seconds_heard") == 12
-            assert found.totals.quantity("cached_tokens") == 4
+            assert found.totals.quantities["audio_seconds_heard"] == 12
+            assert found.totals.quantities["cached_tokens"] == 4
             assert found.totals.unpriced_requests == 1
             await store.roll_up(now_ms=NOW_MS)
 
