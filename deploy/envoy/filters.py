@@ -69,7 +69,7 @@ def for_open_service(settings: EdgeSettings) -> Json:
     return {} if settings.origins else _disabled(_CORS)
 
 
-def answered_by_edge() -> Json:
+def for_direct_response() -> Json:
     """Return what a route changes that Envoy answers itself.
 
     The transcoder would answer 404 before it, and a request that a filter changes is routed once more.
@@ -99,11 +99,11 @@ def in_dialect(path: str, *, head: bool) -> Json:
 
 def preflight_headers() -> dict[str, str]:
     """Return the headers that answer a preflight; the CORS filter adds who may ask."""
-    asked = ", ".join(("authorization", "content-type", *policy.CREDENTIAL_HEADERS[1:], "x-request-id"))
+    allowed = ", ".join(("authorization", "content-type", *policy.CREDENTIAL_HEADERS[1:], "x-request-id"))
     return {
         "access-control-allow-methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
         # The star does not stand for authorization.
-        "access-control-allow-headers": f"*, {asked}",
+        "access-control-allow-headers": f"*, {allowed}",
         "access-control-max-age": "86400",
     }
 

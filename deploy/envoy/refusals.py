@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from common.settings import MAX_HEADER_BYTES
 from deploy.envoy import policy
-from deploy.envoy.filters import HEADER_BYTES, answered_by_edge, preflight_headers
+from deploy.envoy.filters import HEADER_BYTES, for_direct_response, preflight_headers
 from deploy.envoy.matching import PRINTABLE, above, header, header_present, regex
 from deploy.envoy.settings import EdgeSettings
 
@@ -31,17 +31,17 @@ def refusals() -> Iterator[Json]:
     yield {
         "match": {"prefix": "/", "grpc": {}, "headers": [header_present("grpc-timeout"), deadline]},
         **direct_response(400, "The header grpc-timeout is malformed."),
-        "typed_per_filter_config": answered_by_edge(),
+        "typed_per_filter_config": for_direct_response(),
     }
 
 
 def preflight() -> Json:
     """Return the answer to browsers that ask what they may send."""
-    asked = [header(":method", regex("OPTIONS")), header_present("access-control-request-method")]
+    is_preflight = [header(":method", regex("OPTIONS")), header_present("access-control-request-method")]
     return {
-        "match": {"prefix": "/", "headers": asked},
+        "match": {"prefix": "/", "headers": is_preflight},
         **direct_response(200, headers=preflight_headers()),
-        "typed_per_filter_config": answered_by_edge(),
+        "typed_per_filter_config": for_direct_response(),
     }
 
 
@@ -63,7 +63,7 @@ def refusal_of_other_origins(path: Json, settings: EdgeSettings) -> Iterator[Jso
             "headers": [header_present("origin"), *named, {**foreign, "treat_missing_header_as_empty": True}],
         },
         **direct_response(403, words),
-        "typed_per_filter_config": answered_by_edge(),
+        "typed_per_filter_config": for_direct_response(),
     }
 
 
@@ -78,5 +78,5 @@ def _refused(headers: list[Json], status: int, words: str = "") -> Json:
     return {
         "match": {"prefix": "/", "headers": headers},
         **direct_response(status, words),
-        "typed_per_filter_config": answered_by_edge(),
+        "typed_per_filter_config": for_direct_response(),
     }

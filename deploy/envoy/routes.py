@@ -8,7 +8,7 @@ from typing import Any
 from deploy.envoy import policy
 from deploy.envoy.contract import Binding, Rpc, Service
 from deploy.envoy.filters import (
-    answered_by_edge,
+    for_direct_response,
     for_grpc,
     for_open_service,
     in_dialect,
@@ -33,7 +33,7 @@ def routes(contract: Sequence[Service], settings: EdgeSettings) -> list[Json]:
     open_paths = [path for path in paths if _is_open(paths[path], settings)]
     foreign = [route for path in open_paths for route in refusal_of_other_origins(_path(path), settings)]
     # The transcoder takes some paths that no route has, such as one with a slash at its end.
-    nothing = {"match": {"prefix": "/"}, **direct_response(404), **_with(answered_by_edge())}
+    nothing = {"match": {"prefix": "/"}, **direct_response(404), **_with(for_direct_response())}
     services = [*_grpc_routes(contract, settings), *_http_routes(paths, settings)]
     return [*refusals(), *foreign, preflight(), *services, nothing]
 
@@ -59,7 +59,11 @@ def _grpc_routes(contract: Sequence[Service], settings: EdgeSettings) -> Iterato
             seconds = f"{policy.OPEN_SECONDS}s"
             limited = {"timeout": seconds, "max_stream_duration": {"max_stream_duration": seconds}}
             yield _grpc_route(prefix, {"cluster": policy.OPEN_CLUSTER, **limited})
-    yield {"match": {"prefix": "/", "grpc": {}}, **direct_response(404), "typed_per_filter_config": answered_by_edge()}
+    yield {
+        "match": {"prefix": "/", "grpc": {}},
+        **direct_response(404),
+        "typed_per_filter_config": for_direct_response(),
+    }
 
 
 def _grpc_route(prefix: str, action: Json) -> Json:
@@ -76,14 +80,14 @@ def _http_routes(paths: Paths, settings: EdgeSettings) -> Iterator[Json]:
             yield {
                 "match": {**_path(path), "headers": [invalid]},
                 **direct_response(400, words),
-                **_with({**filters, **answered_by_edge()}),
+                **_with({**filters, **for_direct_response()}),
             }
         for cluster in sorted({cluster for cluster, _ in services.values()}):
             methods = [method for method in _METHODS if services.get(method, ("",))[0] == cluster]
             yield from _method_routes(path, methods, cluster=cluster, settings=settings, filters=filters)
         allowed = ", ".join(method for method in _METHODS if method in services)
         refused = direct_response(405, f"This path takes {allowed} only.", headers={"allow": allowed})
-        yield {"match": _path(path), **refused, **_with({**filters, **answered_by_edge()})}
+        yield {"match": _path(path), **refused, **_with({**filters, **for_direct_response()})}
 
 
 def _is_open(services: Mapping[str, tuple[str, Rpc]], settings: EdgeSettings) -> bool:
