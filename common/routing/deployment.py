@@ -24,8 +24,11 @@ class Response(Protocol):
     async def peek(self) -> bytes:
         """Return the first bytes of the body without taking them, none at its end; raises as ``read``."""
 
-    async def read(self) -> bytes:
-        """Return the whole body; raises UpstreamFailed when it breaks off, UpstreamTimeout when a timer runs out."""
+    async def read(self, *, cut_at: int | None = None) -> bytes:
+        """Return the whole body; raises UpstreamFailed when it breaks off, UpstreamTimeout when a timer runs out.
+
+        Of a body of more than ``cut_at`` bytes, only so many are returned, and no more are read.
+        """
 
     async def events(self) -> Sequence[bytes]:
         """Wait for events and return all that are there, none at the end of the body; raises as ``read``."""

@@ -20,6 +20,8 @@ from common.upstream.sse import KEEP_ALIVE, data_of, read_event
 # What comes before the content is small: a role, filter results, comments.
 _HELD_EVENTS: Final = 64
 _HELD_BYTES: Final = 256 * 1024
+# An error is a message to a person; what is longer is cut, and gets an envelope because it is no JSON any more.
+_ERROR_BYTES: Final = 1024 * 1024
 _LAST_STATUS: Final = 599
 _WITHOUT_ANSWER: Final = (HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT)
 
@@ -74,7 +76,7 @@ class RoutedAnswer:
         if self.status > _LAST_STATUS:
             raise UpstreamMalformed(f"The provider answered {self.status}, which is no status of HTTP.")
         if self.refused:
-            self.body = self.provider.scrub(await self.response.read())
+            self.body = self.provider.scrub(await self.response.read(cut_at=_ERROR_BYTES))
             return
         if not HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES or self.status in _WITHOUT_ANSWER:
             raise UpstreamMalformed(f"The provider answered {self.status}, which is no answer to this request.")

@@ -6,6 +6,7 @@ No retries and no redirects here: the router is the only one who repeats a reque
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import math
 import re
@@ -24,7 +25,7 @@ from yarl import URL
 
 from common.errors import UpstreamFailed, UpstreamMalformed, UpstreamTimeout
 from common.upstream.http_answer import HttpAnswer, Timers
-from common.upstream.http_exchange import BrokenConnection, Exchanges, NotReceived
+from common.upstream.http_connection import BrokenConnection, HttpConnection, NotReceived
 from common.upstream.http_parser import MalformedAnswer
 from common.upstream.proxies import Proxies, Proxy
 from common.upstream.unreachable import reason_of
@@ -35,6 +36,8 @@ Body: TypeAlias = bytes | memoryview | tuple[bytes | memoryview, ...]
 """A request's body, whole or in pieces; a large one in pieces is sent without ever being put together."""
 
 _KNOWN_URLS: Final = 256
+# Two that were closed in the moment of their reuse may be chance; after a third, none is trusted.
+_UNUSED_TRIED: Final = 3
 _LINE_BREAK: Final = re.compile(r"[\r\n\0]")
 # Identity, because what is not decompressed need not be compressed again, and events must not wait in a codec.
 _DEFAULT_HEADERS: Final = "accept: */*\r\naccept-encoding: identity\r\nuser-agent: turnpike/0.1\r\n"
@@ -79,7 +82,7 @@ class HttpClient:
         seconds = min(timers.connect_timeout_seconds, timers.total_timeout_seconds)
         self._connect_timeout = aiohttp.ClientTimeout(connect=seconds, ceil_threshold=math.inf)
         self._connector: aiohttp.TCPConnector | None = None
-        self._connections: weakref.WeakSet[Exchanges] = weakref.WeakSet()
+        self._connections: weakref.WeakSet[HttpConnection] = weakref.WeakSet()
         self._origins: dict[str, aiohttp.ClientRequest] = {}
         self._targets: dict[str, _Target] = {}
 
@@ -100,8 +103,8 @@ class HttpClient:
         """Close the connections at once: one that still has to send something would keep it waiting."""
         connector, self._connector = self._connector, None
         if connector is not None:
-            for exchanges in self._connections:
-                exchanges.abort()
+            for connection in self._connections:
+                connection.abort()
             await connector.close()
 
     async def post(self, url: str, *, body: Body, headers: Mapping[str, str]) -> HttpAnswer:
@@ -117,63 +120,73 @@ class HttpClient:
         deadline = asyncio.get_running_loop().time() + self._timers.total_timeout_seconds
         pieces = body if isinstance(body, tuple) else (body,)
         head = _head(method, target.start, headers=headers, size=sum(map(len, pieces)))
-        exchange = await self._connect(target.origin)
+        bodyless = method == "HEAD"
+        for _ in range(_UNUSED_TRIED):
+            connection = await self._connect(target.origin)
+            # Otherwise it had closed an unused connection and never saw the request.
+            with contextlib.suppress(NotReceived):
+                message = await self._ask(connection, head, pieces, bodyless=bodyless, deadline=deadline)
+                break
+        else:
+            # This closes the unused connections, which are all suspect now.
+            connection = await self._connect(target.origin, unused=False)
+            message = await self._ask(connection, head, pieces, bodyless=bodyless, deadline=deadline)
         try:
-            message = await self._ask(exchange, head, pieces, bodyless=method == "HEAD", deadline=deadline)
-        except NotReceived:
-            # It had closed an unused connection and never saw the request.
-            exchange = await self._connect(target.origin, unused=False)
-            message = await self._ask(exchange, head, pieces, bodyless=method == "HEAD", deadline=deadline)
-        try:
-            return HttpAnswer(exchange, message, timers=self._timers, deadline=deadline)
+            return HttpAnswer(connection, message, timers=self._timers, deadline=deadline)
         except UpstreamFailed:
-            exchange.close()
+            connection.close()
             raise
 
     async def _ask(
-        self, exchange: Exchanges, head: bytes, body: Sequence[bytes | memoryview], *, bodyless: bool, deadline: float
+        self,
+        connection: HttpConnection,
+        head: bytes,
+        body: Sequence[bytes | memoryview],
+        *,
+        bodyless: bool,
+        deadline: float,
     ) -> RawResponseMessage:
         """Send a request and return the answer's head; raises NotReceived where another connection may be tried."""
         now = asyncio.get_running_loop().time()
         until = min(now + self._timers.first_byte_timeout_seconds, deadline)
         try:
-            await exchange.send(head, body, bodyless=bodyless, until=until)
-            return await exchange.head(until=until)
+            await connection.send(head, body, bodyless=bodyless, until=until)
+            return await connection.head(until=until)
         except BaseException as error:
             # Also when the caller has gone: the provider must see it.
-            exchange.close()
+            connection.close()
             if isinstance(error, TimeoutError):
                 raise UpstreamTimeout("The provider did not answer in time.", code="upstream_timeout") from None
             if isinstance(error, MalformedAnswer):
                 raise UpstreamMalformed("The provider's answer is not HTTP.", code="upstream_malformed") from None
             if isinstance(error, BrokenConnection):
                 raise UpstreamFailed("The provider closed the connection.", code="upstream_failed") from None
-            if isinstance(error, NotReceived) and not exchange.served:
+            if isinstance(error, NotReceived) and not connection.served:
                 raise UnreachableError("The provider took no request.", code="upstream_unreachable") from None
             raise
 
-    async def _connect(self, origin: aiohttp.ClientRequest, *, unused: bool = True) -> Exchanges:
+    async def _connect(self, origin: aiohttp.ClientRequest, *, unused: bool = True) -> HttpConnection:
         """Return a connection for one exchange, an ``unused`` one if there is one; raises UnreachableError."""
         if self._connector is None:
             raise RuntimeError("the client is used outside of its context")
         while True:
             try:
-                connection = await self._connector.connect(origin, traces=[], timeout=self._connect_timeout)
+                pooled = await self._connector.connect(origin, traces=[], timeout=self._connect_timeout)
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 raise self._unreachable(origin.url, error) from None
-            transport, handler = connection.transport, connection.protocol
+            transport, handler = pooled.transport, pooled.protocol
             if transport is None or handler is None:
-                connection.close()
+                pooled.close()
                 raise self._unreachable(origin.url, ConnectionResetError(errno.ECONNRESET, ""))
-            exchange = transport.get_protocol()
-            if not isinstance(exchange, Exchanges):
-                exchange = Exchanges(transport, handler)
-                self._connections.add(exchange)
-                transport.set_protocol(exchange)
-            if exchange.take(connection) and (unused or not exchange.served):
-                return exchange
-            exchange.close()
-            if not exchange.served:
+            connection = transport.get_protocol()
+            if not isinstance(connection, HttpConnection):
+                connection = HttpConnection(transport, handler)
+                self._connections.add(connection)
+                transport.set_protocol(connection)
+            if connection.take(pooled) and (unused or not connection.served):
+                return connection
+            connection.close()
+            if not connection.served:
                 raise self._unreachable(origin.url, ConnectionResetError(errno.ECONNRESET, ""))
 
     def _unreachable(self, url: URL, error: Exception) -> UnreachableError:

@@ -13,7 +13,7 @@ from aiohttp.http import RawResponseMessage
 
 from common.errors import UpstreamFailed, UpstreamTimeout
 from common.upstream.content_coding import STEP_BYTES, ContentDecoder
-from common.upstream.http_exchange import BrokenConnection, Exchanges
+from common.upstream.http_connection import BrokenConnection, HttpConnection
 from common.upstream.http_parser import MalformedAnswer
 from common.upstream.sse import KEEP_ALIVE, EventSplitter
 
@@ -35,8 +35,10 @@ class Timers:
 class HttpAnswer:
     """A provider's answer whose head has arrived and whose body is still on its way."""
 
-    def __init__(self, exchange: Exchanges, message: RawResponseMessage, *, timers: Timers, deadline: float) -> None:
-        self._exchange = exchange
+    def __init__(
+        self, connection: HttpConnection, message: RawResponseMessage, *, timers: Timers, deadline: float
+    ) -> None:
+        self._connection = connection
         self._timers = timers
         self._deadline = deadline
         self._loop = asyncio.get_running_loop()
@@ -64,13 +66,18 @@ class HttpAnswer:
         """Return the next part of the body, b"" at its end; raises as ``read``."""
         return await self._next(self._timers.chunk_timeout_seconds)
 
-    async def read(self) -> bytes:
-        """Return the whole body; raises UpstreamFailed when it breaks off, UpstreamTimeout when a timer runs out."""
+    async def read(self, *, cut_at: int | None = None) -> bytes:
+        """Return the whole body; raises UpstreamFailed when it breaks off, UpstreamTimeout when a timer runs out.
+
+        Of a body of more than ``cut_at`` bytes, only so many are returned, and no more are read.
+        """
         parts: list[bytes] = []
         size = 0
         while part := await self.part():
             parts.append(part)
             size += len(part)
+            if cut_at is not None and size > cut_at:
+                return b"".join(parts)[:cut_at]
             if size > _MAX_ANSWER_BYTES:
                 raise UpstreamFailed("The provider's answer is too large.", code="upstream_answer_too_large")
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -101,7 +108,7 @@ class HttpAnswer:
     def complete(self) -> bool:
         """Say whether the body's end has come and everything before it was returned; False where that is not known."""
         return (
-            self._exchange.ended
+            self._connection.ended
             and not self._peeked
             and not self._splitter.pending
             # What has come may not be decoded yet.
@@ -112,12 +119,12 @@ class HttpAnswer:
         """Wait for the end of a body whose content is complete, so that the connection can serve again."""
         with contextlib.suppress(TimeoutError, BrokenConnection, MalformedAnswer):
             until = self._loop.time() + timeout_seconds
-            while await self._exchange.read(until=until):
+            while await self._connection.read(until=until):
                 pass
 
     def close(self) -> None:
         """Let go of the connection; one whose body was not read to its end is closed, so that the provider stops."""
-        self._exchange.close(idle_seconds=_idle_seconds(self.headers))
+        self._connection.close(idle_seconds=_idle_seconds(self.headers))
 
     async def _next(self, timeout_seconds: float) -> bytes:
         """Return the next part of the decoded body, b"" at its end."""
@@ -140,7 +147,7 @@ class HttpAnswer:
 
     async def _receive(self, timeout_seconds: float) -> bytes:
         try:
-            return await self._exchange.read(until=min(self._loop.time() + timeout_seconds, self._deadline))
+            return await self._connection.read(until=min(self._loop.time() + timeout_seconds, self._deadline))
         except TimeoutError:
             raise UpstreamTimeout("The provider stopped sending.", code="upstream_timeout") from None
         except (BrokenConnection, MalformedAnswer):

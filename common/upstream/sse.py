@@ -44,9 +44,9 @@ class EventSplitter:
         window = bytes(rest[look_from:]) + data if rest else data
         events: list[bytes] = []
         if b"\n\n" in window or (b"\r" in window and _END.search(window)):
-            whole = bytes(rest) + data if rest else data
+            data = bytes(rest) + data if rest else data
             rest.clear()
-            events = self._cut(whole, look_from=look_from)
+            events = self._cut(data, look_from=look_from)
         else:
             rest += data
         if len(rest) > _MAX_EVENT_BYTES:
@@ -82,23 +82,23 @@ class EventSplitter:
         self._start = None
         return start.removeprefix(_MARK)
 
-    def _cut(self, whole: bytes, *, look_from: int) -> list[bytes]:
-        """Return the events in ``whole`` and keep the rest; no event ends before ``look_from``."""
-        if b"\r" not in whole:
-            *events, rest = whole.split(b"\n\n")
+    def _cut(self, data: bytes, *, look_from: int) -> list[bytes]:
+        """Return the events in ``data`` and keep the rest; no event ends before ``look_from``."""
+        if b"\r" not in data:
+            *events, rest = data.split(b"\n\n")
             self._rest += rest
             return [event + b"\n\n" for event in events if event.strip(b"\n")]
         events = []
         start = 0
-        for match in _END.finditer(whole, look_from):
+        for match in _END.finditer(data, look_from):
             # A return at the very end may be one half of a line end that is still on its way.
-            if match.end() == len(whole) and whole.endswith(b"\r"):
+            if match.end() == len(data) and data.endswith(b"\r"):
                 break
-            event = whole[start : match.end()]
+            event = data[start : match.end()]
             if event.strip(b"\r\n"):
                 events.append(event)
             start = match.end()
-        self._rest += whole[start:]
+        self._rest += data[start:]
         return events
 
 

@@ -199,6 +199,27 @@ async def test_an_error_that_is_no_json_object_gets_an_envelope(ask: bytes, body
     assert trial.record.bytes_out == len(got.body)
 
 
+@pytest.mark.parametrize("ask", [ASK, ASK_STREAM], ids=["whole", "stream"])
+async def test_no_more_of_an_error_is_read_than_a_message_needs(ask: bytes) -> None:
+    pieces = [b'{"error":"', *[b"x" * 64 * 1024] * 64, b'"}']
+    response = FakeResponse(pieces, status=500)
+    trial = ChatTrial(response)
+    got = await trial.ask(ask)
+    assert got.status == 500
+    assert error_of(got.body)["type"] == "upstream_error"
+    assert len(got.body) < 1024
+    # A mebibyte has been read, and a piece more: that it is too long.
+    assert response.taken == 17
+    assert response.closed
+
+
+async def test_a_long_error_is_passed_on_whole() -> None:
+    error = b'{"error":"' + b"x" * (1024 * 1024 - 12) + b'"}'
+    response = FakeResponse([error], status=500)
+    got = await ChatTrial(response).ask(ASK)
+    assert (got.body, response.complete) == (error, True)
+
+
 async def test_an_error_on_a_stream_request_is_no_stream_even_if_it_says_so() -> None:
     trial = ChatTrial(FakeResponse([b'{"error":"no"}'], status=503, content_type="text/event-stream"))
     got = await trial.ask(ASK_STREAM)

@@ -37,7 +37,7 @@ class FakeResponse:
         self.content_type = content_type
         self.headers = headers or {}
         self.closed = False
-        self._taken = 0
+        self.taken = 0
         self._splitter = EventSplitter()
 
     @property
@@ -47,17 +47,19 @@ class FakeResponse:
 
     async def peek(self) -> bytes:
         """Return the next piece and leave it there."""
-        first = next(iter(self.pieces[self._taken :]), b"")
+        first = next(iter(self.pieces[self.taken :]), b"")
         if isinstance(first, BaseException):
             raise first
         return first
 
-    async def read(self) -> bytes:
-        """Return all pieces."""
-        parts = []
+    async def read(self, *, cut_at: int | None = None) -> bytes:
+        """Return all pieces, or those up to ``cut_at`` bytes."""
+        body = b""
         while (piece := await self._next()) is not None:
-            parts.append(piece)
-        return b"".join(parts)
+            body += piece
+            if cut_at is not None and len(body) > cut_at:
+                return body[:cut_at]
+        return body
 
     async def events(self) -> Sequence[bytes]:
         """Return the events that the next pieces make up."""
@@ -70,7 +72,7 @@ class FakeResponse:
     @property
     def complete(self) -> bool:
         """Say whether all pieces were taken."""
-        return self._taken == len(self.pieces)
+        return self.taken == len(self.pieces)
 
     async def finish(self) -> None:
         """Return at once."""
@@ -82,8 +84,8 @@ class FakeResponse:
     async def _next(self) -> bytes | None:
         if self.complete:
             return None
-        piece = self.pieces[self._taken]
-        self._taken += 1
+        piece = self.pieces[self.taken]
+        self.taken += 1
         if isinstance(piece, BaseException):
             raise piece
         return piece

@@ -140,6 +140,23 @@ async def test_the_chunk_timer_ends_a_body_that_stalls() -> None:
             await got.read()
 
 
+@pytest.mark.parametrize("size", [1000, 1001, 1_000_000])
+async def test_a_long_body_is_cut_and_its_rest_is_not_awaited(size: int) -> None:
+    async def answer(request: Request) -> None:
+        # Of the longest the rest never comes: nobody waits for it.
+        head = HEAD_JSON + b"content-length: " + str(size).encode() + b"\r\n\r\n"
+        await request.connection.send(head + b"x" * min(size, 2000))
+        await request.connection.wait_for_the_client_to_leave()
+        left.set()
+
+    left = asyncio.Event()
+    async with serving(answer) as upstream, HttpClient(timers=timers()) as client:
+        async with asked(client, upstream.url) as got:
+            assert await got.read(cut_at=1000) == b"x" * 1000
+        if size > 2000:
+            await left.wait()
+
+
 async def test_the_chunk_timer_begins_anew_with_each_chunk() -> None:
     wanted = asyncio.Semaphore(1)
 

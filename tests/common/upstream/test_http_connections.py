@@ -13,7 +13,7 @@ import pytest
 
 from common.errors import UpstreamFailed, UpstreamTimeout
 from common.upstream.http import HttpClient, UnreachableError
-from common.upstream.http_exchange import Exchanges
+from common.upstream.http_connection import HttpConnection
 from tests.common.raw_upstream import HEAD_JSON, HEAD_STREAM, LAST_CHUNK, chunk
 from tests.common.upstream.support import SOON, Peer, asked, fetch, json_answer, listening, timers
 
@@ -499,11 +499,11 @@ class LateClient(HttpClient):
         super().__init__(timers=timers())
         self._hold = hold
 
-    async def _connect(self, origin: aiohttp.ClientRequest, *, unused: bool = True) -> Exchanges:
-        exchange = await super()._connect(origin, unused=unused)
-        if exchange.served:
+    async def _connect(self, origin: aiohttp.ClientRequest, *, unused: bool = True) -> HttpConnection:
+        connection = await super()._connect(origin, unused=unused)
+        if connection.served:
             self._hold()
-        return exchange
+        return connection
 
 
 def serve_and_close_when_told(
@@ -561,3 +561,53 @@ async def test_the_timer_for_the_first_byte_holds_from_the_beginning_of_the_requ
     async with listening(serve) as server, HttpClient(timers=timers(first=SOON)) as client:
         with pytest.raises(UpstreamTimeout):
             await fetch(client, server.url)
+
+
+class RacedClient(HttpClient):
+    """A client of which the server closes the first used connection in the moment of its reuse."""
+
+    def __init__(self, close: Callable[[int], None]) -> None:
+        super().__init__(timers=timers())
+        self._close: Callable[[int], None] | None = close
+
+    async def _connect(self, origin: aiohttp.ClientRequest, *, unused: bool = True) -> HttpConnection:
+        connection = await super()._connect(origin, unused=unused)
+        if connection.served and self._close is not None:
+            close, self._close = self._close, None
+            # Without a turn of the event loop, so that the client does not hear of it.
+            close(connection._transport.get_extra_info("sockname")[1])
+        return connection
+
+
+async def test_one_connection_that_was_closed_costs_no_other() -> None:
+    accepted: dict[int, socket.socket] = {}
+    requests: list[bytes] = []
+
+    def close(port: int) -> None:
+        accepted.pop(port).close()
+        closed.set()
+
+    def serve_two() -> None:
+        for _ in range(2):
+            connection, (_, port) = listener.accept()
+            accepted[port] = connection
+        for connection in [*accepted.values()]:
+            requests.append(connection.recv(65536))
+            connection.sendall(_OK)
+        assert closed.wait(10)
+        (connection,) = accepted.values()
+        with connection:
+            requests.append(connection.recv(65536))
+            connection.sendall(_OK)
+
+    closed = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        serving = asyncio.create_task(asyncio.to_thread(serve_two))
+        async with RacedClient(close) as client:
+            first = [asyncio.create_task(fetch(client, url)) for _ in range(2)]
+            assert [await each for each in first] == [(200, b"{}")] * 2
+            # A new connection would be accepted by nobody.
+            assert await fetch(client, url) == (200, b"{}")
+        await serving
+    assert len(requests) == 3

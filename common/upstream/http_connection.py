@@ -30,7 +30,7 @@ class NotReceived(Exception):
     """The provider had closed the connection before any byte of the request reached it."""
 
 
-class Exchanges(asyncio.Protocol):
+class HttpConnection(asyncio.Protocol):
     """The protocol of one connection: one exchange after the other, each begun by ``take`` and ended by ``close``.
 
     It stands between the transport and aiohttp's ``handler``, which only learns that the connection is lost.
@@ -41,7 +41,7 @@ class Exchanges(asyncio.Protocol):
         self._transport = transport
         self._handler = handler
         self._parser_protocol = ParserProtocol(self._loop)
-        self._connection: Connection | None = None
+        self._pooled: Connection | None = None
         self._answer: AnswerParser | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -58,9 +58,9 @@ class Exchanges(asyncio.Protocol):
         self.served = 0
         """How many exchanges there were before this one."""
 
-    def take(self, connection: Connection) -> bool:
-        """Begin an exchange on ``connection``; returns False when something came while nothing was asked."""
-        self._connection = connection
+    def take(self, pooled: Connection) -> bool:
+        """Begin an exchange on what aiohttp's pool gave; returns False when something came while nothing was asked."""
+        self._pooled = pooled
         self._answer = None
         self._sent = self._received = self._closes_when_idle = False
         quiet = not is_readable(self._transport) if self.served else not self._handler.should_close
@@ -123,8 +123,8 @@ class Exchanges(asyncio.Protocol):
 
     def close(self, *, idle_seconds: float | None = None) -> None:
         """End the exchange: keep a connection that may serve again, for ``idle_seconds`` at most; close any other."""
-        connection, self._connection = self._connection, None
-        if connection is None:
+        pooled, self._pooled = self._pooled, None
+        if pooled is None:
             return
         answer = self._answer
         if (
@@ -136,13 +136,13 @@ class Exchanges(asyncio.Protocol):
             or (idle_seconds is not None and idle_seconds <= 0)
         ):
             self._transport.abort()
-            connection.close()
+            pooled.close()
             return
         self.served += 1
         if idle_seconds is not None:
             self._closes_when_idle = True
             self._arm(self._loop.time() + idle_seconds)
-        connection.release()
+        pooled.release()
 
     def abort(self) -> None:
         """Close the connection at once, whatever it does; whoever waits on it gets an error."""
@@ -154,7 +154,7 @@ class Exchanges(asyncio.Protocol):
         """Parse what has come."""
         self._received = True
         answer = self._answer
-        if self._connection is None or answer is None or answer.ended:
+        if self._pooled is None or answer is None or answer.ended:
             # Nothing was asked: whatever this is, the connection cannot be trusted any more.
             self._transport.abort()
             return
