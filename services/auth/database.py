@@ -80,7 +80,8 @@ def away_when_it_fails() -> Iterator[None]:
 def errors() -> tuple[type[Exception], ...]:
     """Return what is raised while the database is away, by PostgreSQL's driver too: SQLite does without loading it."""
     driver: Any = sys.modules.get("asyncpg")
-    of_driver = () if driver is None else (driver.PostgresError, driver.InterfaceError)
+    # asyncpg's internal errors, too: it raises one for a connection that PostgreSQL ends during a command.
+    of_driver = () if driver is None else (driver.PostgresError, driver.InterfaceError, driver.InternalClientError)
     return (sa.exc.SQLAlchemyError, OSError, TimeoutError, *of_driver)
 
 

@@ -7,11 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 
+import asyncpg
+import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 from structlog.testing import capture_logs
 
-from services.auth.database import open_engine
+from common.errors import Unavailable
+from services.auth.database import away_when_it_fails, open_engine
 from services.auth.migrations.upgrade import migrate
 from services.auth.notifications import listening
 from services.auth.postgresql_store import PostgresqlTokenStore
@@ -59,6 +62,11 @@ async def test_a_listener_whose_connection_postgresql_ends_listens_again(
                 ended = list((await connection.execute(_LISTENERS)).scalars())
         token_id = await revoked(here, clock)
         assert await anext(watch) == (token_id,)
+
+
+async def test_a_driver_that_loses_its_place_when_its_connection_ends_counts_as_a_database_that_is_away() -> None:
+    with capture_logs(), pytest.raises(Unavailable), away_when_it_fails():
+        raise asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")
 
 
 async def test_announcements_are_heard_and_others_channels_are_not(
