@@ -59,6 +59,15 @@ class Relay:
         self._telemetry = telemetry
         self._keep_alive = keep_alive
         self._spawn = spawn
+        self._open: set[RoutedAnswer] = set()
+        self._ending = False
+
+    def end_streams(self) -> None:
+        """End every open stream with an error event, because the process stops: a caller must not take it for whole."""
+        self._ending = True
+        for answer in tuple(self._open):
+            # Whoever waits for its next event finds it broken off.
+            answer.response.close()
 
     async def answer(self, body: bytes | memoryview, *, dialect: Dialect, call: Call, reply: Reply) -> Sequence[bytes]:
         """Answer a request: all pieces go to ``reply`` but the last ones, which are returned, to leave with the status.
@@ -103,7 +112,7 @@ class Relay:
                     return await self._spawn(self._streamed(exchange, call=call, account=account, reply=reply))
                 answer = await self._router.begin(exchange, account)
                 try:
-                    return await _pass_on(answer, exchange, call=call, account=account, reply=reply)
+                    return await self._pass_on(answer, exchange, call=call, account=account, reply=reply)
                 finally:
                     answer.response.close()
             finally:
@@ -124,35 +133,69 @@ class Relay:
             raise
         try:
             if not await keep_alive.stop():
-                return await _pass_on(answer, exchange, call=call, account=account, reply=reply)
+                return await self._pass_on(answer, exchange, call=call, account=account, reply=reply)
             # The caller has a 200 and some comments: what would have been a status becomes an event.
             if answer.refused:
                 # JSON holds no line ends but between its tokens, and an event's data must be one line.
                 body = b" ".join(error_body(answer.status, answer.body).splitlines())
                 return _settled([b"data: " + body + b"\n\n"], answer, account=account)
-            return await _pass_events(answer, exchange, account=account, reply=reply)
+            return await self._pass_events(answer, exchange, account=account, reply=reply)
         finally:
             answer.response.close()
 
+    async def _pass_on(
+        self, answer: RoutedAnswer, exchange: Exchange, *, call: Call, account: Account, reply: Reply
+    ) -> Sequence[bytes]:
+        """Pass on an answer with its head."""
+        call.status = answer.status
+        headers = for_caller(answer.response.headers)
+        if answer.is_stream:
+            reply.begin(Head(answer.status, _EVENT_STREAM, headers))
+            return await self._pass_events(answer, exchange, account=account, reply=reply)
+        account.first_byte()
+        body = answer.body
+        if answer.refused:
+            body = error_body(answer.status, body)
+        else:
+            _count(account, answer.reader)
+        reply.begin(Head(answer.status, _JSON if answer.refused else answer.response.content_type, headers))
+        last = await all_but_last(body, reply, sent=account.sent)
+        return _settled([last], answer, account=account)
 
-async def _pass_on(
-    answer: RoutedAnswer, exchange: Exchange, *, call: Call, account: Account, reply: Reply
-) -> Sequence[bytes]:
-    """Pass on an answer with its head."""
-    call.status = answer.status
-    headers = for_caller(answer.response.headers)
-    if answer.is_stream:
-        reply.begin(Head(answer.status, _EVENT_STREAM, headers))
-        return await _pass_events(answer, exchange, account=account, reply=reply)
-    account.first_byte()
-    body = answer.body
-    if answer.refused:
-        body = error_body(answer.status, body)
-    else:
-        _count(account, answer.reader)
-    reply.begin(Head(answer.status, _JSON if answer.refused else answer.response.content_type, headers))
-    last = await all_but_last(body, reply, sent=account.sent)
-    return _settled([last], answer, account=account)
+    async def _pass_events(
+        self, answer: RoutedAnswer, exchange: Exchange, *, account: Account, reply: Reply
+    ) -> Sequence[bytes]:
+        """Pass on events as they come, those that came together in one piece; return the last."""
+        account.first_byte()
+        self._open.add(answer)
+        response, reader = answer.response, answer.reader
+        events, progress = answer.events, answer.progress
+        try:
+            while True:
+                account.sent(sum(map(len, events)))
+                # A stream that has told how it ends may lack the terminator: the end of its body is as good.
+                ended = progress in _LAST or (response.complete and reader.finished)
+                if ended:
+                    _count(account, reader)
+                    outcome, code = _ENDS[progress]
+                    account.settle(outcome, status=HTTPStatus.OK, error_code=code)
+                    if response.complete:
+                        return events
+                if events:
+                    await reply.write_events(events)
+                if ended:
+                    # Not held back for the end of the body, which has nothing to add.
+                    await response.finish()
+                    return ()
+                came = await response.events()
+                if not came and not reader.finished:
+                    raise UpstreamFailed("The provider's stream ended before it was complete.", code="upstream_cut")
+                events, progress = answer.take(came) if came else ([], Progress.END)
+        except TurnpikeError as error:
+            stopping = Unavailable("The gateway is stopping; try again.", code="stopping")
+            return _broken_off(stopping if self._ending else error, exchange, account=account)
+        finally:
+            self._open.discard(answer)
 
 
 def _settled(last: Sequence[bytes], answer: RoutedAnswer, *, account: Account) -> Sequence[bytes]:
@@ -161,36 +204,6 @@ def _settled(last: Sequence[bytes], answer: RoutedAnswer, *, account: Account) -
     error_code = "upstream_refused" if answer.refused else ""
     account.settle(Outcome.COMPLETED, status=answer.status, error_code=error_code)
     return last
-
-
-async def _pass_events(answer: RoutedAnswer, exchange: Exchange, *, account: Account, reply: Reply) -> Sequence[bytes]:
-    """Pass on events as they come, those that came together in one piece; return the last."""
-    account.first_byte()
-    response, reader = answer.response, answer.reader
-    events, progress = answer.events, answer.progress
-    try:
-        while True:
-            account.sent(sum(map(len, events)))
-            # A stream that has told how it ends may lack the terminator: the end of its body is as good.
-            ended = progress in _LAST or (response.complete and reader.finished)
-            if ended:
-                _count(account, reader)
-                outcome, code = _ENDS[progress]
-                account.settle(outcome, status=HTTPStatus.OK, error_code=code)
-                if response.complete:
-                    return events
-            if events:
-                await reply.write_events(events)
-            if ended:
-                # Not held back for the end of the body, which has nothing to add.
-                await response.finish()
-                return ()
-            came = await response.events()
-            if not came and not reader.finished:
-                raise UpstreamFailed("The provider's stream ended before it was complete.", code="upstream_cut")
-            events, progress = answer.take(came) if came else ([], Progress.END)
-    except TurnpikeError as error:
-        return _broken_off(error, exchange, account=account)
 
 
 _LAST: Final = (Progress.END, Progress.ERROR)

@@ -17,8 +17,13 @@ _NAMES: Final = (
 _PREFIXES: Final = ("x-ratelimit-", "anthropic-ratelimit-")
 
 
+# What a provider sends travels in gRPC metadata, of which clients and proxies take a few KiB.
+_MOST_HEADERS: Final = 32
+_LONGEST_VALUE: Final = 128
+
+
 def for_caller(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers that are passed on, names in lower case."""
+    """Return the headers that are passed on, names in lower case; 32 at most, none of over 128 characters."""
     kept = {
         name: value
         for name, value in ((name.lower(), value) for name, value in headers.items())
@@ -27,4 +32,10 @@ def for_caller(headers: Mapping[str, str]) -> dict[str, str]:
     request_id = headers.get("x-request-id")
     if request_id:
         kept["x-upstream-request-id"] = request_id
-    return {name: value for name, value in kept.items() if name.isascii() and value.isascii() and value.isprintable()}
+    readable = [(name, value) for name, value in kept.items() if _is_short_text(name) and _is_short_text(value)]
+    # Those by name first: retry-after matters more than a thirty-third limit.
+    return dict(sorted(readable, key=lambda pair: pair[0].startswith(_PREFIXES))[:_MOST_HEADERS])
+
+
+def _is_short_text(text: str) -> bool:
+    return len(text) <= _LONGEST_VALUE and text.isascii() and text.isprintable()

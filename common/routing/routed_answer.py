@@ -85,6 +85,8 @@ class RoutedAnswer:
 
     async def _is_stream(self, request: InferenceRequest) -> bool:
         # Some servers forget to say text/event-stream, and some call a stream JSON.
+        if self.response.is_event_stream and not request.is_stream:
+            raise UpstreamMalformed("The provider answered with a stream, which nobody asked for.")
         if self.response.is_event_stream or not request.is_stream:
             return self.response.is_event_stream
         begin = (await self.response.peek()).removeprefix(b"\xef\xbb\xbf").lstrip()

@@ -38,6 +38,7 @@ class Service:
     """What one service brings: its routes, its servicers, who knows its callers, and where credentials stand.
 
     ``before_stop`` is called when the server is about to stop: it ends the calls that never end by themselves.
+    ``end_streams`` is called shortly before the end of the grace: it ends streams in a way that callers notice.
     """
 
     routes: Sequence[Route]
@@ -45,6 +46,7 @@ class Service:
     authenticator: Authenticator
     credential_headers: Sequence[str] = CREDENTIAL_HEADERS
     before_stop: Callable[[], None] = lambda: None
+    end_streams: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ def server_of(service: Service, *, settings: ServiceSettings, process: Process) 
         reflection=settings.reflection,
         health=process.health,
         before_stop=service.before_stop,
+        end_streams=service.end_streams,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -24,6 +25,7 @@ from common.serving.routes import Route, services_of
 from common.serving.runtime import open_runtime
 from common.settings import MAX_HEADER_BYTES, MAX_MESSAGE_BYTES
 
+_FAREWELL_SECONDS: Final = 1.0
 _MOST_PENDING: Final = 100_000
 SERVER_OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -53,7 +55,8 @@ class Server:
     """A gRPC server with health and reflection, whose every RPC runs inside the same interceptors.
 
     ``routes`` must name each RPC of their services and of ``servicers``; a forgotten one raises ValueError before the
-    first call. ``health`` decides what is reported. ``before_stop`` ends the calls that never end by themselves.
+    first call. ``health`` decides what is reported. ``before_stop`` ends the calls that never end by themselves,
+    ``end_streams`` those that still run shortly before the end of the grace.
     ``max_concurrent_calls`` is what LimitInterceptor allows: the runtime refuses, without a body, only far beyond it.
     """
 
@@ -69,8 +72,10 @@ class Server:
         reflection: bool = True,
         health: Health | None = None,
         before_stop: Callable[[], None] = lambda: None,
+        end_streams: Callable[[], None] = lambda: None,
     ) -> None:
         self._before_stop = before_stop
+        self._end_streams = end_streams
         services = services_of(routes)
         public = services_of(route for route in routes if route.requirement is not Access.INTERNAL)
         self._probes = Probes(
@@ -103,7 +108,13 @@ class Server:
         """Report not healthy, take no more calls, and give the running ones ``grace_seconds``."""
         await self._probes.stop()
         self._before_stop()
-        await self._runtime.stop(grace_seconds)
+        stopping = asyncio.ensure_future(self._runtime.stop(grace_seconds))
+        # Calls that are cancelled look complete to callers over HTTP: streams say before that they are not.
+        farewell_seconds = min(_FAREWELL_SECONDS, grace_seconds / 4)
+        await asyncio.wait([stopping], timeout=grace_seconds - farewell_seconds)
+        if not stopping.done():
+            self._end_streams()
+        await stopping
 
 
 class _Handlers(grpc.GenericRpcHandler):

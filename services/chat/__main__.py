@@ -54,6 +54,7 @@ async def chat(settings: ChatSettings, process: Process) -> AsyncIterator[Servic
                 (add_ChatHttpServiceServicer_to_server, ChatHttpServicer(core)),
             ],
             authenticator=authenticator,
+            end_streams=relay.end_streams,
         )
 
 

@@ -100,21 +100,29 @@ def _message(message: chat_pb2.Message, number: int) -> dict[str, Any]:
     if message.role not in _ROLES:
         raise InvalidRequest(f"'messages.{number}.role' must be set.", param=f"messages.{number}.role")
     fields["role"] = _ROLES[message.role]
-    parts = [_part(part, number) for part in message.content]
+    # What an answer could not type travels in ``extra``, and comes back in the history.
+    parts = [_part(part, number) for part in message.content] + _list_in(fields, "content")
+    calls = [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in message.tool_calls
+    ] + _list_in(fields, "tool_calls")
     # A single text goes out as a string: every server takes it, while some know no lists.
-    only_text = len(parts) == 1 and parts[0]["type"] == "text"
-    if parts or not message.tool_calls:
+    only_text = len(parts) == len(message.content) == 1 and parts[0]["type"] == "text"
+    if parts or not calls:
         fields["content"] = parts[0]["text"] if only_text else parts or ""
     if message.name:
         fields["name"] = message.name
-    if message.tool_calls:
-        fields["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-            for call in message.tool_calls
-        ]
+    if calls:
+        fields["tool_calls"] = calls
     if message.tool_call_id:
         fields["tool_call_id"] = message.tool_call_id
     return fields
+
+
+def _list_in(fields: dict[str, Any], name: str) -> list[Any]:
+    """Take a list out of the fields; anything else under the name has a typed field, which wins."""
+    value = fields.pop(name, None)
+    return value if isinstance(value, list) else []
 
 
 def _part(part: chat_pb2.ContentPart, number: int) -> dict[str, Any]:

@@ -433,6 +433,56 @@ async def test_nesting_loses_no_answer_and_no_count(deep: bytes) -> None:
     assert (trial.outcome, trial.counts[0]) == (("COMPLETED", 200, ""), "ESTIMATED")
 
 
+class _Endless(FakeResponse):
+    """Is silent after its pieces, and breaks off when it is closed, as a connection does."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        super().__init__(pieces, content_type="text/event-stream")
+        self._gone = asyncio.Event()
+
+    @property
+    def complete(self) -> bool:
+        return False
+
+    async def _next(self) -> bytes | None:
+        if self._taken == len(self.pieces):
+            await self._gone.wait()
+            raise _CUT
+        return await super()._next()
+
+    def close(self) -> None:
+        super().close()
+        self._gone.set()
+
+
+async def test_a_stream_that_the_process_ends_says_so() -> None:
+    trial = ChatTrial(_Endless(*EVENTS[:3]))
+    seen = asyncio.Event()
+
+    class Watching(Collected):
+        async def write(self, piece: bytes) -> None:
+            await super().write(piece)
+            if len(self.pieces) == 3:
+                seen.set()
+
+    reply = Watching()
+    answering = asyncio.ensure_future(trial.relay.answer(ASK_STREAM, dialect=CHAT, call=a_call(), reply=reply))
+    await seen.wait()
+    trial.relay.end_streams()
+    (last,) = await answering
+    assert reply.pieces == list(EVENTS[:3])
+    assert error_of(last)["code"] == "stopping"
+    assert trial.outcome == ("FAILED", 200, "stopping")
+    assert trial.counts[0] == "ESTIMATED"
+
+
+async def test_a_stream_that_nobody_asked_for_is_no_answer() -> None:
+    trial = ChatTrial(stream_answer(*EVENTS))
+    with pytest.raises(UpstreamMalformed):
+        await trial.ask(ASK)
+    assert trial.outcome == ("FAILED", 502, "upstream_malformed")
+
+
 async def test_a_reader_that_fails_does_not_decide_how_a_request_ends() -> None:
     class Broken(ChatReader):
         def usage(self) -> Usage:

@@ -101,12 +101,15 @@ def test_a_body_over_32_mib_is_413_and_one_just_below_is_served(stack: Stack) ->
 def test_a_valid_request_id_is_kept_and_another_is_replaced(stack: Stack) -> None:
     with stack.client() as client:
         kept = client.post(CHAT, json=HELLO, headers={"x-request-id": "my-id.1:2"})
+        # Of a version that Envoy would otherwise write its decision about traces into.
+        uuid = client.post(CHAT, json=HELLO, headers={"x-request-id": "0190163D-8694-739b-aea5-966c26f8ad91"})
         error = client.post(CHAT, content=b"", headers={"x-request-id": "my-id-2"})
         edge = client.get("/v1/nope", headers={"x-request-id": "my-id-3"})
         replaced = client.post(CHAT, json=HELLO, headers={"x-request-id": "two words"})
         long = client.post(CHAT, json=HELLO, headers={"x-request-id": "x" * 129})
         fresh = client.post(CHAT, json=HELLO)
     assert kept.headers["x-request-id"] == "my-id.1:2"
+    assert uuid.headers["x-request-id"] == "0190163D-8694-739b-aea5-966c26f8ad91"
     assert error.headers["x-request-id"] == "my-id-2"
     assert edge.headers["x-request-id"] == "my-id-3"
     for answer in (replaced, long, fresh):

@@ -39,3 +39,12 @@ def test_rate_limits_and_retry_hints_are_passed_on_and_the_operators_names_are_n
         "openai-version": "2020-10-01",
         "x-upstream-request-id": "req_upstream",
     }
+
+
+def test_their_number_and_their_size_are_bounded() -> None:
+    many = {f"x-ratelimit-{number}": "1" for number in range(120)}
+    long = {"x-ratelimit-long": "1" * 7_500, "x-ratelimit-" + "n" * 200: "1"}
+    kept = for_caller({**long, **many, "retry-after": "7"})
+    assert len(kept) == 32
+    assert kept["retry-after"] == "7"
+    assert max(len(name) + len(value) for name, value in kept.items()) < 256

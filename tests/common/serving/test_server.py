@@ -355,6 +355,28 @@ async def test_more_calls_than_allowed_are_refused_at_once() -> None:
         await asyncio.gather(*[stub.CompleteChat(_ASK, metadata=BEARER) for _ in range(2)])
 
 
+async def test_calls_that_still_run_shortly_before_the_end_are_told_to_end() -> None:
+    began, told = asyncio.Event(), asyncio.Event()
+
+    async def complete(_: chat_pb2.CompleteChatRequest, __: Context) -> chat_pb2.CompleteChatResponse:
+        began.set()
+        await told.wait()
+        return chat_pb2.CompleteChatResponse(id="ended by itself")
+
+    server = Server(
+        routes=ROUTES,
+        servicers=[chat_servicer(complete=complete)],
+        interceptors=the_interceptors(),
+        end_streams=told.set,
+    )
+    port = await server.start("127.0.0.1:0")
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = chat_pb2_grpc.ChatServiceStub(channel).CompleteChat(_ASK, metadata=BEARER)
+        await began.wait()
+        await server.stop(grace_seconds=2.0)
+        assert (await call).id == "ended by itself"
+
+
 async def test_a_burst_is_served_whole() -> None:
     async def complete(_: chat_pb2.CompleteChatRequest, __: Context) -> chat_pb2.CompleteChatResponse:
         return chat_pb2.CompleteChatResponse()

@@ -470,6 +470,21 @@ async def test_what_has_no_typed_form_travels_in_extra() -> None:
     assert json_format.MessageToDict(choice.message.extra) == {"content": [thought], "tool_calls": [_CUSTOM]}
 
 
+async def test_what_came_in_extra_goes_back_in_the_history() -> None:
+    audio = {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}}
+    message = chat_pb2.Message(role=chat_pb2.ROLE_ASSISTANT, content=[chat_pb2.ContentPart(text="Hi")])
+    message.tool_calls.append(chat_pb2.ToolCall(id="b", name="g", arguments="{}"))
+    json_format.ParseDict({"content": [audio], "tool_calls": [_CUSTOM]}, message.extra)
+    only_audio = chat_pb2.Message(role=chat_pb2.ROLE_USER)
+    json_format.ParseDict({"content": [audio]}, only_audio.extra)
+    async with served(FakeResponse([completion()])) as faces:
+        await faces.complete(chat_pb2.Chat(model="gpt", messages=[message, only_audio]))
+    first, second = faces.asked["messages"]
+    assert first["content"] == [{"type": "text", "text": "Hi"}, audio]
+    assert [call["type"] for call in first["tool_calls"]] == ["function", "custom"]
+    assert second == {"role": "user", "content": [audio]}
+
+
 async def test_streamed_parts_and_arguments_of_another_form_are_typed() -> None:
     parts = chunk(content=[{"type": "text", "text": "hi"}, {"type": "thinking", "thinking": []}])
     call = chunk(tool_calls=[{"index": 0, "function": {"arguments": {"a": 1}}}, _CUSTOM])
