@@ -445,7 +445,7 @@ class _Endless(FakeResponse):
         return False
 
     async def _next(self) -> bytes | None:
-        if self._taken == len(self.pieces):
+        if self.taken == len(self.pieces):
             await self._gone.wait()
             raise _CUT
         return await super()._next()
