@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import structlog
@@ -16,7 +16,7 @@ import uvloop
 
 from common.background import Health
 from common.identity.authenticator import Authenticator
-from common.logs import call_log, configure_logging, trace
+from common.logs import CallLog, NullCallLog, call_log, configure_logging, trace
 from common.serving.auth import CREDENTIAL_HEADERS, AuthInterceptor
 from common.serving.errors import ErrorInterceptor
 from common.serving.interceptor import Interceptor
@@ -51,10 +51,11 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What every service is given: its telemetry, and where its background loops say whether they work."""
+    """What every service is given: telemetry, where background loops say whether they work, and the log of calls."""
 
     telemetry: Telemetry
     health: Health
+    call_log: CallLog = field(default_factory=NullCallLog)
 
 
 Open = Callable[[S, Process], AbstractAsyncContextManager[Service]]
@@ -73,15 +74,15 @@ def run(name: str, settings_type: type[S], open_service: Open[S]) -> None:
 
 async def _run(name: str, settings: S, open_service: Open[S]) -> None:
     asyncio.get_running_loop().set_exception_handler(_log_unhandled)
-    process = Process(from_environment(name), Health())
+    process = Process(from_environment(name), Health(), call_log(settings.log_level))
     async with open_service(settings, process) as service:
         await serve(server_of(service, settings=settings, process=process), name=name, settings=settings)
 
 
-def interceptors_of(service: Service, *, settings: ServiceSettings, telemetry: Telemetry) -> list[Interceptor]:
+def interceptors_of(service: Service, *, settings: ServiceSettings, process: Process) -> list[Interceptor]:
     """Return what surrounds every call of every service, outermost first."""
     return [
-        TelemetryInterceptor(telemetry, log=call_log(settings.log_level)),
+        TelemetryInterceptor(process.telemetry, log=process.call_log),
         ErrorInterceptor(),
         LimitInterceptor(settings.max_concurrent_calls),
         AuthInterceptor(
@@ -95,7 +96,7 @@ def server_of(service: Service, *, settings: ServiceSettings, process: Process) 
     return Server(
         routes=service.routes,
         servicers=service.servicers,
-        interceptors=interceptors_of(service, settings=settings, telemetry=process.telemetry),
+        interceptors=interceptors_of(service, settings=settings, process=process),
         max_concurrent_calls=settings.max_concurrent_calls,
         max_probes=settings.max_probes,
         probe_seconds=settings.probe_seconds,

@@ -15,8 +15,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from common.background import Health
 from common.serving.interceptor import Context
-from common.serving.run import Service, interceptors_of, serve
+from common.serving.run import Process, Service, interceptors_of, serve
 from common.serving.server import Server
 from common.telemetry import Telemetry
 from services.chat.config import ChatSettings
@@ -42,7 +43,8 @@ def _no_signal_handlers_are_left() -> Iterator[None]:
 
 def test_every_service_has_the_interceptors_of_the_tests_in_their_order() -> None:
     service = Service(routes=ROUTES, servicers=[], authenticator=FakeAuthenticator({}))
-    chain = interceptors_of(service, settings=_settings(1), telemetry=Telemetry("chat"))
+    process = Process(Telemetry("chat"), Health())
+    chain = interceptors_of(service, settings=_settings(1), process=process)
     assert [type(each) for each in chain] == [type(each) for each in the_interceptors()]
 
 
