@@ -102,8 +102,5 @@ class Dialect(Protocol):
     def read(self, body: bytes | memoryview) -> InferenceRequest:
         """Read a request; raises InvalidRequest that says what is wrong and where."""
 
-    def error_body(self, error: TurnpikeError) -> bytes:
-        """Return the error as the body of an answer."""
-
     def error_event(self, error: TurnpikeError) -> bytes:
         """Return the error as the last event of a stream that has begun."""

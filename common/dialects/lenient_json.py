@@ -28,6 +28,15 @@ def decode(data: bytes) -> Any:
         raise ValueError("nested too deeply") from None
 
 
+def decode_object(data: bytes) -> dict[str, Any] | None:
+    """Return the object, None when the data is no JSON object even so."""
+    try:
+        value = decode(data)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def _paired(value: Any, *, depth: int = _DEPTH) -> Any:
     """Return the value without lone surrogates, which no protobuf and no UTF-8 can hold, and without what is deeper."""
     if isinstance(value, str):

@@ -17,7 +17,7 @@ from common.dialects.json_errors import json_refusal
 from common.dialects.raw_fields import fields_of
 from common.errors import InvalidRequest, TurnpikeError, openai_body
 from common.metering.record import UsageSource
-from common.metering.units import Unit
+from common.metering.units import MOST_OF_A_UNIT, Unit
 from common.upstream.http import Body
 
 Pieces: TypeAlias = tuple[bytes | memoryview, ...]
@@ -26,8 +26,6 @@ Pieces: TypeAlias = tuple[bytes | memoryview, ...]
 _URL_HEAD_BYTES: Final = 4096
 # The longest that one character can be in JSON: two escaped halves of a surrogate pair.
 _LONGEST_CHARACTER: Final = 12
-# More than any document has: a count beyond it is a fault.
-_MOST_PAGES: Final = 10**9
 _TYPES: Final = {
     b"{": "an object",
     b"[": "an array",
@@ -121,10 +119,6 @@ class MistralOcr:
             del changed["url"]
             changed["document"] = document
         return OcrRequest(model=model, fields=changed, body=None if named is None or document is not None else body)
-
-    def error_body(self, error: TurnpikeError) -> bytes:
-        """Return OpenAI's error envelope, which Mistral's SDKs show as it is."""
-        return openai_body(error)
 
     def error_event(self, error: TurnpikeError) -> bytes:
         """Return the envelope as an event."""
@@ -240,5 +234,5 @@ def _count(value: Any) -> int | None:
         value = int(value.strip()[:20])
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    known = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_PAGES
+    known = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_OF_A_UNIT
     return value if known else None

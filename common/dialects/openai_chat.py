@@ -97,10 +97,6 @@ class OpenAIChat:
             raise InvalidRequest("'model' must not be empty.", param="model")
         return ChatRequest(body, fields, _raw_fields(body, fields) if fields.stream else None)
 
-    def error_body(self, error: TurnpikeError) -> bytes:
-        """Return OpenAI's error envelope."""
-        return openai_body(error)
-
     def error_event(self, error: TurnpikeError) -> bytes:
         """Return the envelope as an event, which SDKs raise as an error."""
         return b"data: " + openai_body(error) + b"\n\n"

@@ -202,16 +202,8 @@ def _index(choice: _Choice) -> Any:
 
 def _is_flat_error(body: bytes) -> bool:
     """Recognize errors without an envelope: older vLLM's {"object":"error"}, FastAPI's detail, a bare message."""
-    value = _object(body) or {}
+    value = lenient_json.decode_object(body) or {}
     return value.get("object") == "error" or any(value.get(name) for name in ("detail", "message", "errors"))
-
-
-def _object(data: bytes) -> dict[str, Any] | None:
-    try:
-        value = lenient_json.decode(data)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _answer(body: bytes) -> _Answer | None:
@@ -219,7 +211,7 @@ def _answer(body: bytes) -> _Answer | None:
     try:
         return _ANSWER.decode(body)
     except (ValueError, RecursionError):
-        value = _object(body)
+        value = lenient_json.decode_object(body)
     if value is None:
         return None
     choices = msgspec.Raw(json.dumps(value["choices"]).encode()) if "choices" in value else _ABSENT
@@ -240,7 +232,7 @@ def _choices(raw: bytes) -> list[_Choice]:
 
 def _tolerant(data: bytes) -> _Chunk | None:
     """Return what can be read of an event that a typed decoder refuses, None when it is no JSON object."""
-    value = _object(data)
+    value = lenient_json.decode_object(data)
     if value is None:
         return None
     choices = _tolerant_choices(value.get("choices"))

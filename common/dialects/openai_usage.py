@@ -1,7 +1,7 @@
 """Reads usage objects in OpenAI's form, and in the variants of vendors, into disjoint classes of tokens.
 
 Sources: https://platform.openai.com/docs/api-reference/chat/object, and for the others docs/metering.md. One odd field
-never loses the others; a count that is negative, not whole or over MOST_TOKENS is not known.
+never loses the others; a count that is negative, not whole or over MOST_OF_A_UNIT is not known.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from typing import Any, Final
 
 import msgspec
 
-from common.metering.units import Quantities, Unit
+from common.metering.units import MOST_OF_A_UNIT, Quantities, Unit
 
-MOST_TOKENS: Final = 10**9
-"""More than any model's window a thousand times over: a count beyond it is a fault, not a quantity."""
 _INPUT_DETAILS: Final = ("prompt_tokens_details", "input_tokens_details", "prompt_token_details")
 _OUTPUT_DETAILS: Final = ("completion_tokens_details", "output_tokens_details")
 _CACHED: Final = ("cached_tokens", "cache_read_input_tokens")
@@ -85,7 +83,7 @@ def read_usage(usage: Any) -> TokenReport | None:
     if "cache_read_input_tokens" in usage or "cache_creation_input_tokens" in usage:
         # Anthropic's names beside the totals mean Anthropic's counting: its input holds neither.
         cached, written = _first(usage, _CACHED), _first(usage, _WRITTEN)
-        prompt = min(prompt + cached + written, MOST_TOKENS)
+        prompt = min(prompt + cached + written, MOST_OF_A_UNIT)
     prompt = prompt or max(0, total - completion)
     completion = completion or max(0, total - prompt)
     reasoning = _first(outer, ("reasoning_tokens",)) or _first(usage, ("reasoning_tokens",))
@@ -115,8 +113,8 @@ def _first(usage: Mapping[str, Any], names: tuple[str, ...]) -> int:
 
 
 def _count(value: Any) -> int:
-    if isinstance(value, str) and len(value) <= len(str(MOST_TOKENS)) and value.isascii() and value.isdigit():
+    if isinstance(value, str) and len(value) <= len(str(MOST_OF_A_UNIT)) and value.isascii() and value.isdigit():
         value = int(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return value if type(value) is int and 0 < value <= MOST_TOKENS else 0
+    return value if type(value) is int and 0 < value <= MOST_OF_A_UNIT else 0

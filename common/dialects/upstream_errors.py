@@ -56,7 +56,7 @@ def details_of(body: bytes) -> Mapping[str, Any]:
 
     Reads OpenAI's envelope, Mistral's flat object, and the list of ``detail`` that FastAPI sends.
     """
-    answer = _object(body) or {}
+    answer = lenient_json.decode_object(body) or {}
     if isinstance(answer.get("message"), dict):
         answer = answer["message"]
     found = answer.get("error") or answer.get("detail") or answer
@@ -65,11 +65,3 @@ def details_of(body: bytes) -> Mapping[str, Any]:
         if isinstance(found, dict) and isinstance(found.get("loc"), list):
             found = {"param": ".".join(map(str, found["loc"])), **found}
     return found if isinstance(found, dict) else {"message": found}
-
-
-def _object(body: bytes) -> dict[str, Any] | None:
-    try:
-        answer = lenient_json.decode(body)
-    except ValueError:
-        return None
-    return answer if isinstance(answer, dict) else None

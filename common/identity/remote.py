@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from common.background import BackgroundLoop, Health
 from common.errors import TurnpikeError, Unauthenticated, Unavailable
 from common.identity.principal import Kind, Principal
+from common.serving.auth import SERVICE_KEY_HEADER
 from common.serving.channel import inner_channel
 from turnpike.auth.v1 import auth_pb2, auth_pb2_grpc
 
@@ -62,7 +63,7 @@ class RemoteAuthenticator:
     ) -> None:
         self._channel = inner_channel(address, max_reconnect_backoff_ms=_MAX_RECONNECT_BACKOFF_MS)
         self._stub = auth_pb2_grpc.AuthServiceStub(self._channel)
-        self._metadata = (("x-turnpike-service-key", service_key.get_secret_value()),)
+        self._metadata = ((SERVICE_KEY_HEADER, service_key.get_secret_value()),)
         self._capacity = capacity
         self._hash_key = secrets.token_bytes(32)
         self._clock = clock

@@ -18,7 +18,7 @@ import structlog
 from common.errors import TurnpikeError, Unavailable, UpstreamFailed, UpstreamTimeout, row
 from common.metering.prices import NO_PRICES, Prices
 from common.metering.record import Attempt, Outcome, UsageRecord, UsageSource
-from common.metering.units import Kind, Quantities, Unit, units_of
+from common.metering.units import MOST_OF_A_UNIT, Kind, Quantities, Unit, units_of
 from common.metering.uuid7 import uuid7_bytes
 from common.request import CLIENT_GONE_STATUS, Call
 from common.telemetry import Telemetry
@@ -33,8 +33,6 @@ _OUTPUT: Final = units_of(Kind.OUTPUT_TOKENS)
 _TOKENS: Final = frozenset((*_INPUT, *_OUTPUT))
 # What zeros may not replace, each as a whole: classes of tokens are parts of one number of the provider's.
 _GROUPS: Final = (_INPUT, _OUTPUT, *((unit,) for unit in units_of(Kind.OTHER)))
-# No request uses as much: whoever says so is wrong.
-_COUNT_AT_MOST: Final = 10**9
 
 
 class Outbox(Protocol):
@@ -271,7 +269,7 @@ def outcome_of(error: BaseException | None) -> tuple[Outcome, int, str]:
 
 def _are_possible(quantities: Quantities, total: int) -> bool:
     for count in (*quantities.values(), total):
-        if type(count) is not int or not 0 <= count <= _COUNT_AT_MOST:
+        if type(count) is not int or not 0 <= count <= MOST_OF_A_UNIT:
             return False
     return True
 

@@ -25,6 +25,8 @@ class Unit(StrEnum):
     IMAGES = "images"
 
 
+MOST_OF_A_UNIT: Final = 10**9
+"""More than any request uses a thousand times over: a count beyond it is a fault, not a quantity."""
 Quantities: TypeAlias = Mapping[Unit, int]
 """How many of each unit a request used; a unit that is not there was not used."""
 

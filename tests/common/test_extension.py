@@ -74,9 +74,6 @@ class Echo:
         except ValueError:
             raise InvalidRequest("Say something.") from None
 
-    def error_body(self, error: TurnpikeError) -> bytes:
-        return error.message.encode()
-
     def error_event(self, error: TurnpikeError) -> bytes:
         return b"data: sorry\n\n"
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from common.dialects.openai_usage import MOST_TOKENS, TokenReport, read_usage
-from common.metering.units import Unit
+from common.dialects.openai_usage import TokenReport, read_usage
+from common.metering.units import MOST_OF_A_UNIT, Unit
 
 _IN, _READ, _WRITTEN = Unit.UNCACHED_INPUT, Unit.CACHE_READ, Unit.CACHE_WRITE
 _OUT, _THOUGHT = Unit.TEXT_OUTPUT, Unit.REASONING
@@ -82,7 +82,7 @@ def test_each_vendors_usage_is_taken_apart(usage: dict[str, Any], quantities: di
     [
         *(None, 5, [], {}, "text", {"prompt_tokens": "many"}, {"prompt_tokens": None}, {"prompt_tokens": True}),
         *({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, {"prompt_tokens": -1}),
-        *({"prompt_tokens": MOST_TOKENS + 1}, {"completion_tokens": 10**400}, {"total_tokens": 1.5}),
+        *({"prompt_tokens": MOST_OF_A_UNIT + 1}, {"completion_tokens": 10**400}, {"total_tokens": 1.5}),
     ],
 )
 def test_what_reports_nothing_credible_is_none(usage: Any) -> None:
