@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -18,6 +18,7 @@ from common.identity.authenticator import NullAuthenticator
 from common.identity.principal import SCOPES, Kind, Principal
 from common.identity.remote import RemoteAuthenticator
 from tests.common.identity.fake_authenticator import FakeAuthenticator
+from tests.waiting import until
 from turnpike.auth.v1 import auth_pb2, auth_pb2_grpc
 
 _KEY = SecretStr("the service key")
@@ -108,18 +109,12 @@ async def setup() -> AsyncIterator[_Setup]:
         yield _Setup(stack)
 
 
-async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - the condition is other code's, which has no event to wait for
-            await asyncio.sleep(0)
-
-
 async def test_a_watch_that_fails_in_an_unexpected_way_is_logged_and_started_again() -> None:
     # gRPC cannot encode such a key, and does not say so with the error of a call.
     remote = RemoteAuthenticator("127.0.0.1:9", service_key=SecretStr("\udce9"))
     with capture_logs() as logs:
         async with remote:
-            await _until(lambda: len(logs) == 2)
+            await until(lambda: len(logs) == 2)
             assert not remote.watching.is_set()
     assert [(line["event"], line["failures"]) for line in logs] == [
         ("a background loop failed", 1),
@@ -208,7 +203,7 @@ async def test_a_new_watch_forgets_everything(setup: _Setup) -> None:
     await remote.watching.wait()
     await remote.authenticate("tok_1")
     setup.auth.end_watch()
-    await _until(lambda: len(setup.auth.watches) == 2 and remote.watching.is_set())
+    await until(lambda: len(setup.auth.watches) == 2 and remote.watching.is_set())
     await remote.authenticate("tok_1")
     assert setup.auth.asked == ["tok_1", "tok_1"]
 
@@ -219,7 +214,7 @@ async def test_an_answer_that_crossed_a_revocation_is_not_remembered_nor_shared(
     await remote.authenticate("tok_2")
     setup.auth.may_answer.clear()
     before = asyncio.create_task(remote.authenticate("tok_1"))
-    await _until(lambda: setup.auth.asked == ["tok_2", "tok_1"])
+    await until(lambda: setup.auth.asked == ["tok_2", "tok_1"])
     setup.auth.revoke("tok_1", "tok_2")
     # The revocation has arrived when this one is asked about again.
     probes: list[asyncio.Task[Principal]] = []
@@ -228,7 +223,7 @@ async def test_an_answer_that_crossed_a_revocation_is_not_remembered_nor_shared(
             probes.append(asyncio.create_task(remote.authenticate("tok_2")))
             await asyncio.sleep(0)
     after = asyncio.create_task(remote.authenticate("tok_1"))
-    await _until(lambda: setup.auth.asked.count("tok_1") == 2)
+    await until(lambda: setup.auth.asked.count("tok_1") == 2)
     setup.auth.may_answer.set()
     await asyncio.gather(before, after, *probes)
 
@@ -238,7 +233,7 @@ async def test_calls_at_the_same_time_share_one_question(setup: _Setup) -> None:
     await remote.watching.wait()
     setup.auth.may_answer.clear()
     first, *others = [asyncio.create_task(remote.authenticate("tok_1")) for _ in range(10)]
-    await _until(lambda: bool(setup.auth.asked))
+    await until(lambda: bool(setup.auth.asked))
     # The first of them leaves; the others still get their answer.
     first.cancel()
     setup.auth.may_answer.set()
@@ -251,7 +246,7 @@ async def test_everybody_may_leave_before_a_refusal(setup: _Setup) -> None:
     setup.auth.may_answer.clear()
     setup.auth.refuse = grpc.StatusCode.UNAUTHENTICATED
     only = asyncio.create_task(remote.authenticate("tok_1"))
-    await _until(lambda: bool(setup.auth.asked))
+    await until(lambda: bool(setup.auth.asked))
     only.cancel()
     setup.auth.may_answer.set()
     with pytest.raises(Unauthenticated):
@@ -262,7 +257,7 @@ async def test_a_wrong_service_key_is_said_once(setup: _Setup) -> None:
     setup.auth.refuse_watches = grpc.StatusCode.PERMISSION_DENIED
     with capture_logs() as logs:
         remote = await setup.start()
-        await _until(lambda: bool(logs))
+        await until(lambda: bool(logs))
         setup.auth.refuse_watches = None
         await remote.watching.wait()
     assert [entry["code"] for entry in logs if "code" in entry] == ["PERMISSION_DENIED"]
@@ -273,7 +268,7 @@ async def test_a_wrong_service_key_shows_in_the_health_and_is_tried_less_and_les
     health = Health()
     with capture_logs():
         await setup.start(health=health)
-        await _until(lambda: bool(health.failing))
+        await until(lambda: bool(health.failing))
     assert health.failing == {"watch for revocations"}
     assert setup.auth.refused_watches == 5
 
@@ -283,7 +278,7 @@ async def test_an_auth_service_that_is_away_is_no_failure_of_the_watch(setup: _S
     health = Health()
     with capture_logs() as logs:
         remote = await setup.start(health=health)
-        await _until(lambda: setup.auth.refused_watches == 10)
+        await until(lambda: setup.auth.refused_watches == 10)
         setup.auth.refuse_watches = None
         await remote.watching.wait()
     assert not health.failing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +26,7 @@ from common.telemetry import Telemetry
 from common.upstream.settings import MeteredSettings
 from tests.common.builders import usage_record
 from tests.common.running import SERVICE_KEY
+from tests.waiting import until
 from turnpike.usage.v1 import ingest_pb2, ingest_pb2_grpc
 
 _QUICKLY = 0.01
@@ -87,11 +88,6 @@ async def served(ingest: Ingest, *, port: int = 0) -> AsyncIterator[int]:
         yield bound
     finally:
         await server.stop(0)
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    while not holds():  # noqa: ASYNC110 - what is waited for says nothing by itself
-        await asyncio.sleep(0)
 
 
 def a_shipper(

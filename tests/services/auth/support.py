@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -30,6 +30,7 @@ from services.auth.jwt import JwtVerifier
 from services.auth.last_use import LastUse
 from services.auth.revocations import Revocations
 from services.auth.store import StoredToken, TokenStore
+from tests.common.fake_call_log import FakeCallLog
 from turnpike.auth.v1 import api_token_pb2_grpc, auth_pb2_grpc
 
 SERVICE_KEY = SecretStr("the services' own key, for tests")
@@ -70,13 +71,6 @@ def stored(clock: Clock, number: int = 1, *, user_id: str = "alice", **fields: A
     return replace(token, **fields)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Let others run until the condition holds; raises TimeoutError after 5 s."""
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - the condition is other code's, which has no event to wait for
-            await asyncio.sleep(0)
-
-
 async def until_refused(authenticator: RemoteAuthenticator, credential: str) -> None:
     """Let others run until the credential is refused; raises TimeoutError after 5 s."""
     async with asyncio.timeout(5):
@@ -99,6 +93,7 @@ class RunningAuth:
     authentication: Authentication
     revocations: Revocations
     last_use: LastUse
+    call_log: FakeCallLog
     address: str = ""
     metadata: tuple[tuple[str, str], ...] = (("x-turnpike-service-key", SERVICE_KEY.get_secret_value()),)
     channel: grpc.aio.Channel = field(init=False, repr=False)
@@ -132,13 +127,14 @@ def assembled(
         cache_seconds=10,
         now=clock.now,
     )
+    calls = FakeCallLog()
     tokens = ApiTokens(store, revocations=revocations, randbelow=random.Random(seed).randrange, now=clock.now)
     server = server_of(
         service_of(authentication, tokens=tokens, revocations=revocations),
         settings=AuthSettings(service_key=SERVICE_KEY),
-        process=Process(Telemetry("auth"), Health()),
+        process=Process(Telemetry("auth"), Health(), calls),
     )
-    return RunningAuth(clock, store, server, tokens, authentication, revocations, last_use)
+    return RunningAuth(clock, store, server, tokens, authentication, revocations, last_use, calls)
 
 
 @asynccontextmanager

@@ -21,7 +21,8 @@ from services.auth.postgresql_store import PostgresqlTokenStore
 from services.auth.revocations import Revocations
 from services.auth.store import TokenStore
 from tests.services.auth.fake_store import FakeTokenStore
-from tests.services.auth.support import Clock, stored, until
+from tests.services.auth.support import Clock, stored
+from tests.waiting import until
 
 _NEVER_SECONDS = 3600.0
 _PATIENCE_SECONDS = 10.0

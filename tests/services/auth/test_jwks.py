@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from common.errors import Unauthenticated, Unavailable
 from services.auth.jwks import JwksKeys
 from services.auth.jwt import JwtVerifier
-from tests.services.auth.support import Clock, KeyServer, until
+from tests.services.auth.support import Clock, KeyServer
+from tests.waiting import until
 
 _RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 _EC = ec.generate_private_key(ec.SECP256R1())

@@ -12,7 +12,8 @@ from common.background import Health
 from common.errors import Unavailable
 from services.auth.last_use import LastUse
 from tests.services.auth.fake_store import FakeTokenStore
-from tests.services.auth.support import Clock, until
+from tests.services.auth.support import Clock
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from common.identity.remote import RemoteAuthenticator
 from services.auth.postgresql_store import PostgresqlTokenStore
 from services.auth.store import TokenStore
 from tests.services.auth.fake_store import FakeTokenStore
-from tests.services.auth.support import SERVICE_KEY, Clock, RunningAuth, running_auth, until, until_refused
+from tests.services.auth.support import SERVICE_KEY, Clock, RunningAuth, running_auth, until_refused
+from tests.waiting import until
 
 
 def _remote(auth: RunningAuth) -> RemoteAuthenticator:

@@ -19,7 +19,8 @@ from services.auth.revocations import Revocations
 from services.auth.schema import REVOCATIONS
 from services.auth.store import NullTokenStore
 from tests.services.auth.fake_store import FakeTokenStore
-from tests.services.auth.support import Clock, stored, until
+from tests.services.auth.support import Clock, stored
+from tests.waiting import until
 
 
 async def test_every_watcher_hears_of_everything_after_its_greeting() -> None:

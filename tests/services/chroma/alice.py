@@ -10,6 +10,7 @@ from aiohttp import web
 
 from services.chroma.namespace import namespace_of
 from tests.services.chroma.support import SEPARATOR, Service, credential_of
+from tests.waiting import until
 
 ALICE = namespace_of("alice", separator=SEPARATOR)
 ID = "926ecac4-b0f7-4156-a556-4bb81396a01d"
@@ -32,6 +33,4 @@ async def hang(request: web.BaseRequest) -> NoReturn:
 
 async def until_settled(service: Service) -> None:
     """Return when the service has written an event."""
-    async with asyncio.timeout(10):
-        while not service.outbox.events:  # noqa: ASYNC110 - the service has no event to wait for
-            await asyncio.sleep(0)
+    await until(lambda: bool(service.outbox.events))
