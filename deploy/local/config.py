@@ -46,8 +46,6 @@ CHROMA_SERVER = "chroma-server"
 """The child that is a Chroma server."""
 ENVOY = "envoy"
 """The child that is the edge."""
-WELCOME = "welcome"
-"""The child that ends by itself: it waits for the others and says that they are ready."""
 _SANDBOX_OFFSET = 4
 _CHROMA_SERVER_OFFSET = 7
 INNER_PORTS = 8

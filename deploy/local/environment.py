@@ -11,6 +11,7 @@ from typing import Final
 from pydantic import AliasChoices
 
 from common.settings import Settings
+from deploy.local.children import WELCOME
 from deploy.local.config import (
     CHROMA_SERVER,
     ENVOY,
@@ -18,7 +19,6 @@ from deploy.local.config import (
     REPOSITORY,
     SANDBOX,
     SHUTDOWN_GRACE_SECONDS,
-    WELCOME,
     LocalSettings,
     Ports,
 )

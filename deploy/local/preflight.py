@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.local.children import Listener
 from deploy.local.config import CHROMA_SERVER, ENVOY, HOST, SANDBOX, LocalSettings
 from deploy.local.refused import Refused
 
@@ -19,24 +17,6 @@ from deploy.local.refused import Refused
 _PORT_PATIENCE_SECONDS = 1.0
 _PORT_POLL_SECONDS = 0.05
 _VERSION_SECONDS = 20.0
-
-
-@dataclass(frozen=True)
-class Listener:
-    """A port on which a child listens, and the variable that moves it."""
-
-    name: str
-    port: int
-    variable: str
-    child: str
-
-    def problem(self) -> str | None:
-        """Return a line that says why nobody can listen on the port now, None if somebody can."""
-        number = _port_problem(self.port)
-        if not number:
-            return None
-        why = "is taken by another process" if number == errno.EADDRINUSE else f"cannot be used ({os.strerror(number)})"
-        return f"port {self.port} ({self.name}) {why}: set {self.variable} to another port"
 
 
 def listeners(settings: LocalSettings) -> list[Listener]:
@@ -48,9 +28,11 @@ def listeners(settings: LocalSettings) -> list[Listener]:
     if settings.uses_chroma_server:
         inner.append((CHROMA_SERVER, "the Chroma server", ports.chroma_server))
     return [
-        Listener("Envoy", settings.port, variable="TURNPIKE_PORT", child=ENVOY),
+        Listener("Envoy", HOST, settings.port, variable="TURNPIKE_PORT", child=ENVOY),
         *(
-            Listener(f"{name}, TURNPIKE_PORT_BASE+{port - settings.port_base}", port, "TURNPIKE_PORT_BASE", child=child)
+            Listener(
+                f"{name}, TURNPIKE_PORT_BASE+{port - settings.port_base}", HOST, port, "TURNPIKE_PORT_BASE", child=child
+            )
             for child, name, port in inner
         ),
     ]
@@ -69,22 +51,10 @@ def check_ports(settings: LocalSettings) -> None:
 
 def _require_free(listener: Listener) -> None:
     give_up = time.monotonic() + _PORT_PATIENCE_SECONDS
-    while _port_problem(listener.port) == errno.EADDRINUSE and time.monotonic() < give_up:
+    while listener.errno() == errno.EADDRINUSE and time.monotonic() < give_up:
         time.sleep(_PORT_POLL_SECONDS)
     if problem := listener.problem():
         raise Refused(problem)
-
-
-def _port_problem(port: int) -> int:
-    """Return the errno of listening on the port, or 0."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-            probe.listen()
-        except OSError as error:
-            return error.errno or errno.EINVAL
-    return 0
 
 
 def check_files(repository: Path) -> None:

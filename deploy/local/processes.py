@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.local.children import BAD_SETTING_STATUS, WELCOME, log_file
 from deploy.local.config import (
     CHROMA_SERVER,
     ENVOY,
@@ -15,12 +16,9 @@ from deploy.local.config import (
     SANDBOX,
     SERVICES,
     SHUTDOWN_GRACE_SECONDS,
-    WELCOME,
     LocalSettings,
 )
 
-BAD_SETTING_STATUS = 2
-"""The exit status of a child that starting again cannot help."""
 # The grace, and time to hand over what was metered: a child that is killed leaves that for its next start.
 _STOP_SECONDS = SHUTDOWN_GRACE_SECONDS + 4
 _LOG_BYTES = 10 * 1024 * 1024
@@ -121,11 +119,6 @@ stdout_logfile_maxbytes={_LOG_BYTES}
 stdout_logfile_backups={_OLD_LOGS}
 stdout_events_enabled={"true" if child.once else "false"}
 """
-
-
-def log_file(state: Path, name: str) -> Path:
-    """Return where the child's output is kept."""
-    return state / "logs" / f"{name}.log"
 
 
 def _plain(value: object) -> str:

@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,8 @@ from supervisor.options import ServerOptions  # type: ignore[import-untyped]
 from supervisor.states import SupervisorStates  # type: ignore[import-untyped]
 from supervisor.supervisord import Supervisor  # type: ignore[import-untyped]
 
-from deploy.local.config import WELCOME
-from deploy.local.preflight import Listener
-from deploy.local.processes import BAD_SETTING_STATUS, log_file
+from deploy.local.children import BAD_SETTING_STATUS, WELCOME, Listener, log_file
+from deploy.local.terminal import say, write
 from deploy.local.tether import tether
 
 _QUICK_SECONDS = 5.0
@@ -57,17 +55,6 @@ def run(
     finally:
         options.close_logger()
     return runner.status
-
-
-def say(text: str) -> None:
-    """Write a line about the stack to the terminal; a terminal that is gone must not stop the stack."""
-    _write(f"turnpike: {text}\n".encode())
-
-
-def _write(data: bytes, *, descriptor: int = 1) -> None:
-    with suppress(OSError):
-        while data:
-            data = data[os.write(descriptor, data) :]
 
 
 class _Options(ServerOptions):  # type: ignore[misc]
@@ -164,7 +151,7 @@ class Runner(Supervisor):  # type: ignore[misc]
         self._log_starts[name] = path.stat().st_size if path.exists() else 0
 
     def _on_output(self, event: Any) -> None:
-        _write(event.data)
+        write(event.data)
 
     def _on_exit(self, event: Any) -> None:
         process, name = event.process, event.process.config.name
@@ -204,7 +191,7 @@ class Runner(Supervisor):  # type: ignore[misc]
         # What a service says about its settings needs no introduction; a traceback does.
         if not all(line.startswith(_CLEAR) for line in lines) or not lines:
             lines.insert(0, f"turnpike: {name} {what}; its last lines, from {log_file(self._state, name)}:")
-        _write("".join(f"{line}\n" for line in lines).encode(), descriptor=2)
+        write("".join(f"{line}\n" for line in lines).encode(), descriptor=2)
         self._end(status)
 
     def _last_words(self, name: str) -> list[str]:

@@ -19,6 +19,8 @@ from deploy.local.jwt import development_secret, platform_jwt
 from deploy.local.processes import programs, supervisor_config
 from deploy.local.refused import Refused
 from deploy.local.state import SERVICE_KEY_FILE, kept_secret, lock, open_state, write_private
+from deploy.local.supervise import Supervision, become_supervisor
+from deploy.local.terminal import say
 
 _DEMO_JWT_LIFETIME = timedelta(days=30)
 
@@ -34,7 +36,7 @@ def start() -> int:
     chroma = preflight.chroma_binary() if settings.uses_chroma_server else None
     state = open_state(settings.state_dir)
     # Held open, and so locked, until this process ends.
-    lock(state)
+    held = lock(state)
     preflight.check_ports(settings)
     service_key = _service_key(settings, state=state)
     environments = _environments(settings, state=state, service_key=service_key)
@@ -42,13 +44,12 @@ def start() -> int:
     children = programs(settings, envoy=envoy, envoy_config=envoy_config, chroma=chroma, state=state)
     config = state / "supervisord.conf"
     write_private(config, supervisor_config(children, state=state, directory=REPOSITORY))
-    # Imported late: nothing of it is needed to say what is wrong.
-    from deploy.local.runner import run, say  # noqa: PLC0415
-
     if not tether.AVAILABLE:
         say("on this system a SIGKILL of the runner leaves its children behind; Ctrl-C does not")
     say("starting; logs are in " + str(state / "logs"))
-    return run(config, state=state, environments=environments, listeners=preflight.listeners(settings))
+    return become_supervisor(
+        Supervision(config, state, lock=held, listeners=preflight.listeners(settings), environments=environments)
+    )
 
 
 def _service_key(settings: LocalSettings, *, state: Path) -> str:

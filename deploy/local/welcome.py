@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 import httpx
 
 from common.settings import load
+from deploy.local.children import log_file
 from deploy.local.config import ENVOY, LocalSettings
 from deploy.local.demo import demo_token, wait_for_gateway
 from deploy.local.health import wait_for, wait_until_healthy
-from deploy.local.processes import log_file
 from deploy.local.state import ENV_FILE, TOKEN_FILE, write_private
 
 _REQUEST_SECONDS = 60.0

@@ -1,4 +1,4 @@
-"""A stack of trivial children under the real runner: `python fake_stack.py <state> <name>=<shell command> ...`.
+"""Trivial children under the real runner: `python fake_stack.py <state> <name>=<shell command> ...`.
 
 `<name>:<port>` among the arguments says that the child listens on the port.
 """
@@ -10,10 +10,11 @@ import signal
 import sys
 from pathlib import Path
 
-from deploy.local.config import WELCOME
-from deploy.local.preflight import Listener
+from deploy.local.children import WELCOME, Listener
+from deploy.local.config import HOST
 from deploy.local.processes import Program, supervisor_config
-from deploy.local.runner import run
+from deploy.local.state import lock
+from deploy.local.supervise import Supervision, become_supervisor
 from deploy.local.tether import tether
 
 
@@ -29,8 +30,11 @@ def main(state: Path, arguments: list[str]) -> int:
     ]
     config = state / "supervisord.conf"
     config.write_text(supervisor_config(programs, state=state, directory=state))
-    listeners = [Listener(name, int(port), "TURNPIKE_PORT_BASE", child=name) for name, port in ports]
-    return run(config, state=state, environments={each.name: os.environ for each in programs}, listeners=listeners)
+    listeners = [Listener(name, HOST, int(port), "TURNPIKE_PORT_BASE", child=name) for name, port in ports]
+    environments = {each.name: dict(os.environ) for each in programs}
+    return become_supervisor(
+        Supervision(config, state, lock=lock(state), listeners=listeners, environments=environments)
+    )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ import psutil
 import pytest
 
 from deploy.local.config import REPOSITORY
+from deploy.local.refused import Refused
+from deploy.local.state import lock
 from tests.e2e.stack import bounded
 from tests.tied import tied
 
@@ -131,6 +133,26 @@ def test_sigkill_of_the_runner_leaves_no_orphan(start: Start, events: Events) ->
     deaths = [Death(pid) for pid in pids(events, 3).values()]
     stack.kill()
     assert all(death.came(seconds=5) for death in deaths)
+
+
+def test_the_state_stays_locked_while_the_runner_lives_and_no_longer(
+    start: Start, events: Events, tmp_path: Path
+) -> None:
+    stack = start(lasting("chat", events))
+    child = Death(pids(events, 1)["chat"])
+    with pytest.raises(Refused, match="already running"):
+        lock(tmp_path / "state")
+    stack.kill()
+    stack.wait(timeout=WAIT_SECONDS)
+    assert child.came()
+    os.close(lock(tmp_path / "state"))
+
+
+def test_what_stays_resident_has_loaded_none_of_what_the_starter_needs(start: Start, events: Events) -> None:
+    stack = start(lasting("chat", events))
+    pids(events, 1)
+    loaded = {Path(each.path).name for each in psutil.Process(stack.pid).memory_maps()}
+    assert not {name for name in loaded if name.startswith(("_pydantic_core", "cygrpc", "_rust"))}
 
 
 def test_sigkill_of_what_started_the_runner_stops_the_stack(start: Start, events: Events, tmp_path: Path) -> None:
