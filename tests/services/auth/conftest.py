@@ -1,7 +1,11 @@
-"""Databases for the tests of the auth service: each test gets its own, empty and migrated."""
+"""Databases for the tests of the auth service: each test gets its own, empty or with its tables.
+
+The migrations run once for each kind of database: those with tables are copies of what they gave.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import itertools
 import subprocess
@@ -21,7 +25,7 @@ from services.auth.config import async_url
 from services.auth.database import open_engine
 from services.auth.migrations.upgrade import migrate
 from services.auth.postgresql_store import PostgresqlTokenStore
-from services.auth.sqlite_store import SqliteTokenStore
+from services.auth.sqlite_store import SqliteTokenStore, make_private_file
 from services.auth.store import TokenStore
 from tests.services.auth.fake_store import FakeTokenStore
 from tests.services.auth.support import Clock
@@ -77,12 +81,33 @@ async def _run(url: URL, statement: str) -> None:
         await engine.dispose()
 
 
-@pytest.fixture
-async def postgresql_url(postgresql: str) -> AsyncIterator[URL]:
-    """Make an empty database; yields its URL."""
+@pytest.fixture(scope="session")
+def postgresql_template(postgresql: str) -> str:
+    """Migrate a database; returns its name, for copies."""
+    name = "migrated"
+
+    async def make() -> None:
+        admin = async_url(postgresql)
+        await _run(admin, f"CREATE DATABASE {name}")
+        await migrate(admin.set(database=name))
+
+    asyncio.run(make())
+    return name
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Migrate a file; returns it, for copies."""
+    path = tmp_path_factory.mktemp("migrated") / "auth.db"
+    asyncio.run(migrate(async_url(f"sqlite:///{path}")))
+    return path
+
+
+@asynccontextmanager
+async def _database(postgresql: str, *, like: str = "template1") -> AsyncIterator[URL]:
     admin = async_url(postgresql)
     name = f"test_{next(_NUMBERS)}"
-    await _run(admin, f"CREATE DATABASE {name}")
+    await _run(admin, f"CREATE DATABASE {name} TEMPLATE {like}")
     try:
         yield admin.set(database=name)
     finally:
@@ -90,8 +115,32 @@ async def postgresql_url(postgresql: str) -> AsyncIterator[URL]:
 
 
 @pytest.fixture
+async def postgresql_url(postgresql: str) -> AsyncIterator[URL]:
+    """Make an empty database; yields its URL."""
+    async with _database(postgresql) as url:
+        yield url
+
+
+@pytest.fixture
+async def migrated_postgresql_url(postgresql: str, postgresql_template: str) -> AsyncIterator[URL]:
+    """Make a database with its tables; yields its URL."""
+    async with _database(postgresql, like=postgresql_template) as url:
+        yield url
+
+
+@pytest.fixture
 def sqlite_url(tmp_path: Path) -> URL:
+    """Return the URL of a file that does not exist."""
     return async_url(f"sqlite:///{tmp_path}/state/auth/auth.db")
+
+
+@pytest.fixture
+def migrated_sqlite_url(sqlite_url: URL, sqlite_template: Path) -> URL:
+    """Make a file with its tables; returns its URL."""
+    path = Path(sqlite_url.database or "")
+    make_private_file(path)
+    path.write_bytes(sqlite_template.read_bytes())
+    return sqlite_url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -101,17 +150,23 @@ def database_url(request: pytest.FixtureRequest) -> URL:
     return url
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def migrated_url(request: pytest.FixtureRequest) -> URL:
+    """Give the test a database with its tables of each kind."""
+    url: URL = request.getfixturevalue(f"migrated_{request.param}_url")
+    return url
+
+
 @pytest.fixture
-async def engine(database_url: URL) -> AsyncIterator[AsyncEngine]:
-    await migrate(database_url)
-    engine = open_engine(database_url)
+async def engine(migrated_url: URL) -> AsyncIterator[AsyncEngine]:
+    engine = open_engine(migrated_url)
     yield engine
     await engine.dispose()
 
 
 @pytest.fixture
-async def sql_store(database_url: URL, engine: AsyncEngine, clock: Clock) -> AsyncIterator[TokenStore]:
-    async with store_in(database_url, clock) as store:
+async def sql_store(migrated_url: URL, clock: Clock) -> AsyncIterator[TokenStore]:
+    async with store_in(migrated_url, clock) as store:
         yield store
 
 
@@ -132,7 +187,7 @@ async def store_in(url: URL, clock: Clock) -> AsyncIterator[TokenStore]:
 def store_url(request: pytest.FixtureRequest) -> URL | None:
     if request.param == "fake":
         return None
-    url: URL = request.getfixturevalue(f"{request.param}_url")
+    url: URL = request.getfixturevalue(f"migrated_{request.param}_url")
     return url
 
 
@@ -142,18 +197,16 @@ async def store(store_url: URL | None, clock: Clock) -> AsyncIterator[TokenStore
     if store_url is None:
         yield FakeTokenStore(now=clock.now)
         return
-    await migrate(store_url)
     async with store_in(store_url, clock) as store:
         yield store
 
 
 @pytest.fixture
 async def postgresql_store_pair(
-    postgresql_url: URL, clock: Clock
+    migrated_postgresql_url: URL,
 ) -> AsyncIterator[tuple[PostgresqlTokenStore, PostgresqlTokenStore]]:
     """Give the test the stores of two processes that share a database."""
-    await migrate(postgresql_url)
-    engines = [open_engine(postgresql_url), open_engine(postgresql_url)]
+    engines = [open_engine(migrated_postgresql_url), open_engine(migrated_postgresql_url)]
     yield PostgresqlTokenStore(engines[0]), PostgresqlTokenStore(engines[1])
     for engine in engines:
         await engine.dispose()

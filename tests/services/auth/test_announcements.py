@@ -15,7 +15,6 @@ from structlog.testing import capture_logs
 
 from common.errors import Unavailable
 from services.auth.database import away_when_it_fails, open_engine
-from services.auth.migrations.upgrade import migrate
 from services.auth.notifications import listening
 from services.auth.postgresql_store import PostgresqlTokenStore
 from services.auth.revocations import Revocations
@@ -84,11 +83,10 @@ async def test_announcements_are_heard_and_others_channels_are_not(
 
 
 async def test_behind_a_pooler_that_delivers_no_notifications_the_database_is_asked_all_the_time(
-    postgresql_url: URL, clock: Clock, tmp_path: Path
+    migrated_postgresql_url: URL, clock: Clock, tmp_path: Path
 ) -> None:
-    await migrate(postgresql_url)
-    direct = open_engine(postgresql_url)
-    async with pooler(postgresql_url, tmp_path) as url:
+    direct = open_engine(migrated_postgresql_url)
+    async with pooler(migrated_postgresql_url, tmp_path) as url:
         pooled = open_engine(url)
         with capture_logs() as logs:
             async with listening(pooled) as announcements:

@@ -13,7 +13,6 @@ from structlog.testing import capture_logs
 from common.background import Health
 from common.errors import Unavailable
 from services.auth.database import open_engine
-from services.auth.migrations.upgrade import migrate
 from services.auth.postgresql_store import PostgresqlTokenStore
 from services.auth.revocations import Revocations
 from services.auth.schema import REVOCATIONS
@@ -184,9 +183,8 @@ async def test_nobody_is_asked_while_nobody_watches(clock: Clock) -> None:
         assert store.asked == asked
 
 
-async def test_another_process_hears_of_a_revocation(postgresql_url: URL, clock: Clock) -> None:
-    await migrate(postgresql_url)
-    here, there = open_engine(postgresql_url), open_engine(postgresql_url)
+async def test_another_process_hears_of_a_revocation(migrated_postgresql_url: URL, clock: Clock) -> None:
+    here, there = open_engine(migrated_postgresql_url), open_engine(migrated_postgresql_url)
     store = PostgresqlTokenStore(here)
     revocations = Revocations(PostgresqlTokenStore(there), poll_seconds=3600)
     watch = revocations.watch()
@@ -201,9 +199,8 @@ async def test_another_process_hears_of_a_revocation(postgresql_url: URL, clock:
     await there.dispose()
 
 
-async def test_a_transaction_that_ends_late_is_not_missed(postgresql_url: URL, clock: Clock) -> None:
-    await migrate(postgresql_url)
-    engine = open_engine(postgresql_url)
+async def test_a_transaction_that_ends_late_is_not_missed(migrated_postgresql_url: URL, clock: Clock) -> None:
+    engine = open_engine(migrated_postgresql_url)
     store = PostgresqlTokenStore(engine)
     revocations = Revocations(store, poll_seconds=3600)
     told: list[str] = []

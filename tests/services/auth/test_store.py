@@ -137,9 +137,8 @@ async def test_a_postgresql_that_does_not_listen_is_away(tmp_path: Path, clock: 
     await engine.dispose()
 
 
-async def test_a_postgresql_that_was_restarted_costs_no_failed_call(postgresql_url: URL, clock: Clock) -> None:
-    await migrate(postgresql_url)
-    engine, other = open_engine(postgresql_url), open_engine(postgresql_url)
+async def test_a_postgresql_that_was_restarted_costs_no_failed_call(migrated_postgresql_url: URL, clock: Clock) -> None:
+    engine, other = open_engine(migrated_postgresql_url), open_engine(migrated_postgresql_url)
     store = PostgresqlTokenStore(engine)
     await store.add(stored(clock), at_most=1)
     async with other.begin() as connection:
@@ -165,18 +164,17 @@ async def test_sqlite_writes_ahead_and_waits(sqlite_url: URL) -> None:
     await engine.dispose()
 
 
-async def test_only_postgresql_is_shared(sql_store: TokenStore, database_url: URL) -> None:
-    assert sql_store.shared is (database_url.get_backend_name() == "postgresql")
+async def test_only_postgresql_is_shared(sql_store: TokenStore, migrated_url: URL) -> None:
+    assert sql_store.shared is (migrated_url.get_backend_name() == "postgresql")
 
 
-async def test_a_row_of_an_earlier_version_is_understood(sqlite_url: URL, clock: Clock) -> None:
-    await migrate(sqlite_url)
+async def test_a_row_of_an_earlier_version_is_understood(migrated_sqlite_url: URL, clock: Clock) -> None:
     token = stored(clock, name="für", expires_at=clock.now() + timedelta(days=1, microseconds=7))
-    engine = open_engine(sqlite_url)
+    engine = open_engine(migrated_sqlite_url)
     async with engine.begin() as connection:
         values = {**asdict(token), "scopes": list(token.scopes)}
         await connection.execute(insert(API_TOKENS).values(values))
-    store = SqliteTokenStore(Path(sqlite_url.database or ""), now=clock.now)
+    store = SqliteTokenStore(Path(migrated_sqlite_url.database or ""), now=clock.now)
     assert await store.by_hash(token.token_hash) == token
     await store.add(stored(clock, 2), at_most=10)
     await store.close()
@@ -186,9 +184,8 @@ async def test_a_row_of_an_earlier_version_is_understood(sqlite_url: URL, clock:
     await engine.dispose()
 
 
-async def test_another_process_that_writes_is_waited_for(sqlite_url: URL, clock: Clock) -> None:
-    await migrate(sqlite_url)
-    path = Path(sqlite_url.database or "")
+async def test_another_process_that_writes_is_waited_for(migrated_sqlite_url: URL, clock: Clock) -> None:
+    path = Path(migrated_sqlite_url.database or "")
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     store = SqliteTokenStore(path, now=clock.now)
