@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONPATH := .:gen
+# One process a core, up to four; tests/distribution.py says who gets what. One that dies ends the run.
+IN_PROCESSES := -n logical --maxprocesses 4 --no-loadscope-reorder --max-worker-restart 0
 PROTOS := $(shell find proto/turnpike -name '*.proto')
 .DEFAULT_GOAL := help
 .PHONY: help setup up test explore lint format types proto bench docs jwt lock clean
@@ -49,7 +51,7 @@ up: $(VENV)/runtime $(CHROMA_SERVER) gen/turnpike.pb ## start the gateway on 127
 	@exec $(BIN)/python -m deploy.local
 
 test: setup ## run every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(IN_PROCESSES)
 
 explore: setup ## property tests with new examples
 	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=explore
