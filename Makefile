@@ -18,16 +18,16 @@ $(VENV)/pip:
 	@touch $@
 
 $(VENV)/runtime: $(VENV)/pip requirements/runtime.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/runtime.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/runtime.txt
 	@touch $@
 
 $(VENV)/dev: $(VENV)/chroma requirements/dev.txt requirements/sdk-previous.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --upgrade --target $(VENV)/sdk-previous -r requirements/sdk-previous.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade --target $(VENV)/sdk-previous -r requirements/sdk-previous.txt
 	@touch $@
 
 $(VENV)/chroma: $(VENV)/runtime requirements/chroma.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/chroma.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/chroma.txt
 	@touch $@
 
 # The demo's Chroma server is half a gigabyte: not installed where a server is named.

@@ -4,5 +4,5 @@ set -eu
 cd "$(dirname "$0")"
 for name in runtime chroma dev sdk-previous; do
     uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-        "$name.in" --output-file "$name.txt" "$@"
+        --excludes excluded.txt "$name.in" --output-file "$name.txt" "$@"
 done

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, Final
 
-from clickhouse_connect.datatypes.registry import get_from_name
 from clickhouse_connect.driver import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
@@ -56,7 +55,7 @@ class ClickHouseStore:
         )
 
     async def __aenter__(self) -> ClickHouseStore:
-        """Connect, bring the tables up to date and warm up; raises StoreRefused."""
+        """Connect, bring the tables up to date; raises StoreRefused."""
         try:
             await self._writer.open()
             await self._writer.run(self._prepare)
@@ -128,8 +127,6 @@ class ClickHouseStore:
             migrate(client, place=self._place)
         except ClickHouseError as error:
             raise StoreRefused(f"cannot prepare the database {self._place.database}: {one_line(error)}") from error
-        # The first insert of a process imports pandas, which takes up to a second: do it now, without inserting.
-        client.create_insert_context("warm_up", column_names=["n"], column_types=[get_from_name("UInt8")], data=[(1,)])
 
     def _summary(self, rows: Sequence[Sequence[Any]]) -> Summary:
         groups: dict[int, list[Group]] = {part: [] for part in (_TOTALS, _MODELS, _PATHS, _TYPES, _PROVIDERS)}
