@@ -7,7 +7,6 @@ import atexit
 import contextlib
 import logging
 import os
-import select
 import sys
 import traceback
 from datetime import UTC, datetime
@@ -18,6 +17,8 @@ import structlog
 
 _STDOUT: Final = 1
 _FLUSH_SECONDS: Final = 0.1
+# Half of what a pipe holds on Linux: a reader that keeps up gets it in one piece, without another thread's line inside.
+_FLUSH_BYTES: Final = 32 * 1024
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
@@ -60,12 +61,11 @@ class StdoutCallLog:
     def write(self, line: CallLine) -> None:
         """Take the line, and write it soon; at once outside of an event loop."""
         data = self._encode(line) + b"\n"
-        # A pipe takes so much in one piece, so that nobody else's line comes in between.
-        if self._size + len(data) > select.PIPE_BUF:
-            self.flush()
         self._lines.append(data)
         self._size += len(data)
-        if len(self._lines) > 1:
+        if self._size > _FLUSH_BYTES:
+            self.flush()
+        if len(self._lines) != 1:
             return
         try:
             self._timer = asyncio.get_running_loop().call_later(_FLUSH_SECONDS, self.flush)

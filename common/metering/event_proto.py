@@ -40,6 +40,8 @@ _NUMBERS: Final = ("total_tokens", "bytes_in", "latency_ms", "first_byte_ms")
 _OPTIONAL: Final = ("max_tokens", "temperature", "top_p")
 _ALWAYS: Final = tuple(name for name in (*_PLAIN, *_NUMBERS) if name not in ("outcome", "usage_source"))
 _values: Final = attrgetter(*_ALWAYS)
+_plain: Final = attrgetter(*_PLAIN)
+_numbers: Final = attrgetter(*_NUMBERS)
 # The fields in which versions before the map of quantities counted.
 _DEPRECATED_COUNTS: Final = tuple(unit for unit in Unit if unit.value in UsageEvent.DESCRIPTOR.fields_by_name)
 # An older version kept the number of attempts only; what it says is not believed beyond this.
@@ -47,17 +49,15 @@ _UNNAMED_ATTEMPTS_AT_MOST: Final = 100
 
 
 def encode(record: UsageRecord) -> bytes:
-    """Return the record's bytes; a record that is open is an intent. Numbers are cut to what their fields hold."""
+    """Return the record's bytes. Numbers are cut to what their fields hold."""
     event = UsageEvent()
-    # Field by field: half the time of the constructor, and each request pays it twice.
-    for name in _PLAIN:
-        value = getattr(record, name)
+    # Field by field, read all at once: half the time of the constructor, and each request pays it.
+    for name, value in zip(_PLAIN, _plain(record), strict=True):
         if value:
             setattr(event, name, value)
-    for name in _NUMBERS:
-        value = getattr(record, name)
-        if value:
-            setattr(event, name, _uint32(value))
+    for name, number in zip(_NUMBERS, _numbers(record), strict=True):
+        if number:
+            setattr(event, name, _uint32(number))
     for name in _OPTIONAL:
         value = getattr(record, name)
         if value is not None:

@@ -16,13 +16,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-INTENT: Final = b"I"
+INTENT: Final = b"M"
+PROTOBUF_INTENT: Final = b"I"
+"""An intent as versions before MessagePack wrote it; it is only read."""
 EVENT: Final = b"E"
+_KINDS: Final = (INTENT, PROTOBUF_INTENT, EVENT)
 DATA_BYTES_AT_MOST: Final = 0xFFFE
 """The longest data of a record; an event has some hundred bytes."""
 _HEADER: Final = struct.Struct("<II")
 # What the begin of a record looks like: the upper half of its length is zero, and behind the checksum is a kind.
-_BEGIN: Final = re.compile(rb"(?=..\x00\x00....[IE])", re.DOTALL)
+_BEGIN: Final = re.compile(rb"(?=..\x00\x00....[MIE])", re.DOTALL)
 _RECORD_BYTES_AT_MOST: Final = _HEADER.size + DATA_BYTES_AT_MOST + 1
 _WINDOW_BYTES: Final = 4 * 1024 * 1024
 
@@ -101,7 +104,7 @@ def _record(window: bytes, place: int, *, flipped: int = 0) -> Record | None:
     if not 0 < length <= DATA_BYTES_AT_MOST + 1 or body + length > len(window):
         return None
     kind = window[body : body + 1]
-    if kind not in (INTENT, EVENT) or zlib.crc32(memoryview(window)[body : body + length]) != checksum:
+    if kind not in _KINDS or zlib.crc32(memoryview(window)[body : body + length]) != checksum:
         return None
     return Record(place, body + length, kind, window[body + 1 : body + length], is_damaged=flipped != 0)
 

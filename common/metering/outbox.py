@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from common.errors import Unavailable
-from common.metering import event_proto
+from common.metering import event_proto, journal_record
 from common.metering.journal import EVENT, INTENT, Damage, Record, pack, scan
 from common.metering.outbox_directory import OutboxDirectory
 from common.metering.record import Outcome, UsageRecord, UsageSource
@@ -90,14 +90,14 @@ class DiskOutbox:
         """Append an intent; raises Unavailable when the journal is full or the disk refuses."""
         if self.size > self._max_bytes:
             raise Unavailable("Usage cannot be recorded at the moment; try again later.", code="usage_backlog")
-        data = event_proto.encode(record)
+        data = journal_record.intent(record)
         with self._lock:
             self._append(INTENT, data)
             self._open_intents[record.event_id] = (self._number, data)
 
     def settle(self, record: UsageRecord) -> None:
         """Append an event; raises Unavailable when the disk refuses."""
-        data = event_proto.encode(record)
+        data = journal_record.event(record)
         with self._lock:
             self._append(EVENT, data)
             self._open_intents.pop(record.event_id, None)
@@ -250,7 +250,7 @@ class DiskOutbox:
                 if found.is_damaged:
                     self._note_damage(number, found.start, found.end, why="a wrong length, and read all the same")
                 try:
-                    event_id = event_proto.event_id_of(found.data)
+                    event_id = journal_record.event_id(found)
                 except ValueError as error:
                     self._note_damage(number, found.start, found.end, why=str(error))
                 else:
@@ -268,19 +268,19 @@ class DiskOutbox:
         _log.error("the outbox is damaged", segment=str(self._directory.segment(number)), start=start, end=end, why=why)
 
     def _recover(self, segments: dict[int, int]) -> None:
+        intents: dict[bytes, tuple[int, Record]] = {}
         for number in sorted(segments):
             for found, event_id in self._scan(number, start=0, end=segments[number]):
-                if found.kind == INTENT:
-                    self._open_intents[event_id] = (number, found.data)
-                else:
-                    self._open_intents.pop(event_id, None)
+                if found.kind == EVENT:
+                    intents.pop(event_id, None)
                     self.depth += 1
-        for event_id, (number, data) in list(self._open_intents.items()):
+                else:
+                    intents[event_id] = (number, found)
+        for number, found in intents.values():
             try:
-                record = event_proto.decode(data)
+                record = journal_record.usage_record(found)
             except ValueError as error:
-                self._note_damage(number, 0, 0, why=str(error))
-                del self._open_intents[event_id]
+                self._note_damage(number, found.start, found.end, why=str(error))
                 continue
             record.outcome, record.usage_source, record.error_code = Outcome.CRASHED, UsageSource.NONE, "crashed"
             self.settle(record)

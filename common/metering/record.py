@@ -33,7 +33,7 @@ class UsageSource(IntEnum):
     NONE = 3
 
 
-class Attempt(msgspec.Struct):
+class Attempt(msgspec.Struct, omit_defaults=True):
     """One attempt at a provider.
 
     ``model`` is the name that the provider was asked for, "" where it is the caller's. ``status`` is the HTTP status of
@@ -47,7 +47,7 @@ class Attempt(msgspec.Struct):
     may_be_billed: bool = False
 
 
-class UsageRecord(msgspec.Struct, kw_only=True):
+class UsageRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One request. ``outcome`` is None while it is open, ``usage_source`` while nothing was counted.
 
     ``event_id`` holds the 16 bytes of a UUIDv7. ``status`` is the HTTP status of the answer: 499 when the caller left

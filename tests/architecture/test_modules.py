@@ -20,7 +20,7 @@ _TRANSPORT: Final = ("grpc", "google.protobuf", "google.rpc", "google.api", "fas
 _KNOWING_TRANSPORT: Final = (
     *("common/serving/", "common/identity/remote.py"),
     *("common/metering/event_proto.py", "common/metering/outbox.py", "common/metering/shipper.py"),
-    "common/metering/rejected.py",
+    *("common/metering/journal_record.py", "common/metering/rejected.py"),
 )
 """What of common knows it: a room, and the modules that speak with other services or keep their messages."""
 _LAYERS: Final[Mapping[str, int]] = MappingProxyType({"store": 0, "core": 1, "servicer": 2, "app": 2, "__main__": 3})

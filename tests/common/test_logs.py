@@ -95,14 +95,15 @@ class _Loop(asyncio.SelectorEventLoop):
         return timer
 
 
-def test_lines_that_are_written_because_they_are_many_leave_no_timer_behind() -> None:
-    reader, writer = os.pipe()
-    log = StdoutCallLog(descriptor=writer)
+def test_lines_that_are_written_because_they_are_many_leave_no_timer_behind(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    log = StdoutCallLog(descriptor=descriptor)
 
     async def write() -> tuple[int, int]:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, _Loop)
-        for _ in range(200):
+        for _ in range(1000):
             log.write(_LINE)
         return len(loop.timers), sum(not timer.cancelled() for timer in loop.timers)
 
@@ -111,8 +112,8 @@ def test_lines_that_are_written_because_they_are_many_leave_no_timer_behind() ->
     assert made > 1
     assert left == 1
     log.flush()
-    os.close(writer)
-    os.close(reader)
+    os.close(descriptor)
+    assert len(path.read_bytes().splitlines()) == 1000
 
 
 _SECRET = "sk-the-secret"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
 from common.metering import event_proto
-from common.metering.journal import EVENT, INTENT, pack
+from common.metering.journal import EVENT, INTENT, PROTOBUF_INTENT, pack
 from common.metering.outbox import DiskOutbox
 from common.metering.record import Outcome, UsageRecord
 from tests.common.builders import number_of, usage_record
@@ -164,15 +165,44 @@ def test_what_is_no_event_does_not_stop_a_start_and_is_never_shipped(tmp_path: P
     assert [line["event"] for line in logs].count("the outbox is damaged") == 3
 
 
-def test_an_intent_of_a_newer_version_does_not_stop_a_start(tmp_path: Path) -> None:
-    newer = ingest_pb2.UsageEvent(event_id=b"x" * 16, quantities={"parsecs": 1}).SerializeToString()
-    (tmp_path / "000000000001.journal").write_bytes(pack(INTENT, newer))
+@pytest.mark.parametrize(
+    ("kind", "newer", "why"),
+    [
+        (
+            INTENT,
+            msgspec.msgpack.encode({"event_id": b"x" * 16, "quantities": {"parsecs": 1}}),
+            "Invalid enum value 'parsecs'",
+        ),
+        (
+            PROTOBUF_INTENT,
+            ingest_pb2.UsageEvent(event_id=b"x" * 16, quantities={"parsecs": 1}).SerializeToString(),
+            "parsecs is not a unit",
+        ),
+    ],
+)
+def test_an_intent_of_a_newer_version_does_not_stop_a_start(
+    tmp_path: Path, kind: bytes, newer: bytes, why: str
+) -> None:
+    (tmp_path / "000000000001.journal").write_bytes(pack(kind, newer))
     with capture_logs() as logs:
         outbox = DiskOutbox(tmp_path)
         outbox.release(outbox.read(limit=_EVERYTHING)[1])
         outbox.close()
-    assert "parsecs is not a unit" in logs[0]["why"]
+    assert why in logs[0]["why"]
     assert (tmp_path / "000000000001.damaged").exists()
+
+
+def test_an_intent_of_an_older_version_becomes_a_crashed_event(tmp_path: Path) -> None:
+    older = event_proto.encode(usage_record(7))
+    (tmp_path / "000000000001.journal").write_bytes(pack(PROTOBUF_INTENT, older))
+    outbox = DiskOutbox(tmp_path)
+    (event,) = map(event_proto.decode, outbox.read(limit=_EVERYTHING)[0])
+    outbox.close()
+    assert (event.event_id, event.request_id, event.outcome) == (
+        usage_record(7).event_id,
+        usage_record(7).request_id,
+        Outcome.CRASHED,
+    )
 
 
 def test_a_segment_that_somebody_removed_is_not_waited_for(tmp_path: Path) -> None:
