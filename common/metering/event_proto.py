@@ -14,34 +14,15 @@ from turnpike.usage.v1.ingest_pb2 import UsageEvent
 
 _UINT32_MAX: Final = 2**32 - 1
 _UNITS: Final = MappingProxyType({unit.value: unit for unit in Unit})
-_PLAIN: Final = (
-    "event_id",
-    "request_id",
-    "user_id",
-    "token_id",
-    "service",
-    "type",
-    "method",
-    "path",
-    "provider",
-    "model",
-    "upstream_model",
-    "status",
-    "stream",
-    "outcome",
-    "usage_source",
-    "priced",
-    "price_version",
-    "fallback_from",
-    "error_code",
-    "bytes_out",
-)
-_NUMBERS: Final = ("total_tokens", "bytes_in", "latency_ms", "first_byte_ms")
 _OPTIONAL: Final = ("max_tokens", "temperature", "top_p")
-_ALWAYS: Final = tuple(name for name in (*_PLAIN, *_NUMBERS) if name not in ("outcome", "usage_source"))
-_values: Final = attrgetter(*_ALWAYS)
-_plain: Final = attrgetter(*_PLAIN)
-_numbers: Final = attrgetter(*_NUMBERS)
+_COSTS: Final = tuple(Cost)
+_costs: Final = attrgetter(*(cost.value for cost in Cost))
+_SCALARS: Final = tuple(
+    name
+    for name in UsageRecord.__struct_fields__
+    if name not in ("outcome", "usage_source", "quantities", "costs", "attempts", *_OPTIONAL)
+)
+_scalars: Final = attrgetter(*_SCALARS)
 # The fields in which versions before the map of quantities counted.
 _DEPRECATED_COUNTS: Final = tuple(unit for unit in Unit if unit.value in UsageEvent.DESCRIPTOR.fields_by_name)
 # An older version kept the number of attempts only; what it says is not believed beyond this.
@@ -51,17 +32,43 @@ _UNNAMED_ATTEMPTS_AT_MOST: Final = 100
 def encode(record: UsageRecord) -> bytes:
     """Return the record's bytes. Numbers are cut to what their fields hold."""
     event = UsageEvent()
-    # Field by field, read all at once: half the time of the constructor, and each request pays it.
-    for name, value in zip(_PLAIN, _plain(record), strict=True):
-        if value:
-            setattr(event, name, value)
-    for name, number in zip(_NUMBERS, _numbers(record), strict=True):
-        if number:
-            setattr(event, name, _uint32(number))
-    for name in _OPTIONAL:
-        value = getattr(record, name)
-        if value is not None:
-            setattr(event, name, value)
+    # Field by field: a third of the time of the constructor, or of a loop over names, and each request waits for it.
+    event.event_id = record.event_id
+    event.request_id = record.request_id
+    event.user_id = record.user_id
+    event.token_id = record.token_id
+    event.service = record.service
+    event.type = record.type
+    event.method = record.method
+    event.path = record.path
+    event.provider = record.provider
+    event.model = record.model
+    event.upstream_model = record.upstream_model
+    event.status = record.status
+    event.stream = record.stream
+    event.outcome = record.outcome or 0  # type: ignore[assignment] # the numbers are those of the proto
+    event.usage_source = record.usage_source or 0  # type: ignore[assignment] # as above
+    event.total_tokens = _uint32(record.total_tokens)
+    event.priced = record.priced
+    event.price_version = record.price_version
+    event.fallback_from = record.fallback_from
+    event.error_code = record.error_code
+    event.bytes_in = _uint32(record.bytes_in)
+    event.bytes_out = record.bytes_out
+    event.latency_ms = _uint32(record.latency_ms)
+    event.first_byte_ms = _uint32(record.first_byte_ms)
+    _set_the_rest(event, record)
+    return event.SerializeToString()
+
+
+def _set_the_rest(event: UsageEvent, record: UsageRecord) -> None:
+    """Set what a record may lack, and what it has several of."""
+    if record.max_tokens is not None:
+        event.max_tokens = record.max_tokens
+    if record.temperature is not None:
+        event.temperature = record.temperature
+    if record.top_p is not None:
+        event.top_p = record.top_p
     if record.quantities:
         quantities = event.quantities
         for unit, count in record.quantities.items():
@@ -69,8 +76,12 @@ def encode(record: UsageRecord) -> bytes:
     for cost, amount in record.costs.items():
         setattr(event, cost, amount)
     for attempt in record.attempts:
-        _add(event, attempt)
-    return event.SerializeToString()
+        message = event.attempts.add()
+        message.provider = attempt.provider
+        message.model = attempt.model
+        message.status = attempt.status
+        message.milliseconds = _uint32(attempt.milliseconds)
+        message.may_be_billed = attempt.may_be_billed
 
 
 def decode(data: bytes) -> UsageRecord:
@@ -92,11 +103,11 @@ def event_id_of(data: bytes) -> bytes:
 
 def from_message(event: UsageEvent) -> UsageRecord:
     """Return the record of a message; raises ValueError for an outcome, a source or a unit that is not known."""
-    record = UsageRecord(**dict(zip(_ALWAYS, _values(event), strict=True)))
+    record = UsageRecord(**dict(zip(_SCALARS, _scalars(event), strict=True)))
     record.outcome = Outcome(event.outcome) if event.outcome else None
     record.usage_source = UsageSource(event.usage_source) if event.usage_source else None
     record.quantities = _quantities(event)
-    record.costs = {cost: amount for cost in Cost if (amount := getattr(event, cost.value))}
+    record.costs = {cost: amount for cost, amount in zip(_COSTS, _costs(event), strict=True) if amount}
     record.attempts = _attempts(event)
     for name in _OPTIONAL:
         if event.HasField(name):
@@ -105,11 +116,10 @@ def from_message(event: UsageEvent) -> UsageRecord:
 
 
 def _quantities(event: UsageEvent) -> dict[Unit, int]:
-    counts = dict(event.quantities)
-    if not counts:
+    if not event.quantities:
         return {unit: count for unit in _DEPRECATED_COUNTS if (count := getattr(event, unit))}
     try:
-        return {_UNITS[name]: count for name, count in counts.items()}
+        return {_UNITS[name]: count for name, count in event.quantities.items()}
     except KeyError as unknown:
         raise ValueError(f"{str(unknown.args[0])[:100]} is not a unit") from None
 
@@ -123,18 +133,5 @@ def _attempts(event: UsageEvent) -> list[Attempt]:
     return [Attempt(event.provider) for _ in range(min(event.attempt_count, _UNNAMED_ATTEMPTS_AT_MOST))]
 
 
-def _add(event: UsageEvent, attempt: Attempt) -> None:
-    message = event.attempts.add()
-    message.provider = attempt.provider
-    if attempt.model:
-        message.model = attempt.model
-    if attempt.status:
-        message.status = attempt.status
-    if attempt.milliseconds:
-        message.milliseconds = _uint32(attempt.milliseconds)
-    if attempt.may_be_billed:
-        message.may_be_billed = True
-
-
 def _uint32(number: int) -> int:
-    return min(max(0, number), _UINT32_MAX)
+    return number if 0 <= number <= _UINT32_MAX else min(max(0, number), _UINT32_MAX)
