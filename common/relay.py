@@ -174,7 +174,7 @@ class Relay:
             while True:
                 account.sent(sum(map(len, events)))
                 # A stream that has told how it ends may lack the terminator: the end of its body is as good.
-                ended = progress in _LAST or (response.complete and reader.finished)
+                ended = progress in _LAST or (reader.finished and response.complete)
                 if ended:
                     _count(account, reader)
                     outcome, code = _ENDS[progress]

@@ -155,16 +155,18 @@ class ChatReader:
             self._count(choice.usage, None)
         text = choice.delta or choice.message
         found = text is not None and self._measure(text)
+        index = choice.index if type(choice.index) is int else 0
         if choice.finish_reason:
             self._has_finish = True
-            self._unfinished.discard(_index(choice))
+            self._unfinished.discard(index)
             return True
         if found:
-            self._unfinished.add(_index(choice))
+            self._unfinished.add(index)
         return found
 
     def _measure(self, text: _Text) -> bool:
-        characters = length_of_text(text.content)
+        content = text.content
+        characters = len(content) if type(content) is str else length_of_text(content)
         if text.refusal:
             characters += length_of_text(text.refusal)
         if text.tool_calls:
@@ -179,7 +181,7 @@ class ChatReader:
         if thoughts:
             self._reasoning_pieces += 1
         # A content of another type than text is one, too: some servers send a digit as a number.
-        written = bool(characters or text.tool_calls or text.function_call or text.audio or text.content)
+        written = bool(characters or text.tool_calls or text.function_call or text.audio or content)
         if written:
             self._pieces += 1
         return written or thoughts > 0
@@ -194,10 +196,6 @@ class ChatReader:
 
 def _tokens(characters: int) -> int:
     return math.ceil(characters / _CHARACTERS_PER_TOKEN)
-
-
-def _index(choice: _Choice) -> Any:
-    return choice.index if type(choice.index) is int else 0
 
 
 def _is_flat_error(body: bytes) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from aiohttp.http import RawResponseMessage
 
-from common.errors import UpstreamFailed, UpstreamTimeout
+from common.errors import TurnpikeError, UpstreamFailed, UpstreamTimeout
 from common.upstream.content_coding import STEP_BYTES, ContentDecoder
 from common.upstream.http_connection import BrokenConnection, HttpConnection
 from common.upstream.http_parser import MalformedAnswer
@@ -59,12 +59,15 @@ class HttpAnswer:
 
     async def peek(self) -> bytes:
         """Return the first bytes of the body without taking them, none at its end; raises as ``read``."""
-        self._peeked = self._peeked or await self._next(self._timers.chunk_timeout_seconds)
+        self._peeked = self._peeked or await self.part()
         return self._peeked
 
     async def part(self) -> bytes:
         """Return the next part of the body, b"" at its end; raises as ``read``."""
-        return await self._next(self._timers.chunk_timeout_seconds)
+        try:
+            return await self._next(self._timers.chunk_timeout_seconds)
+        except (TimeoutError, BrokenConnection, MalformedAnswer) as error:
+            raise _failure(error) from None
 
     async def read(self, *, cut_at: int | None = None) -> bytes:
         """Return the whole body; raises UpstreamFailed when it breaks off, UpstreamTimeout when a timer runs out.
@@ -92,11 +95,13 @@ class HttpAnswer:
             step = min(self._timers.keep_alive_seconds, limit - self._silent_seconds)
             try:
                 data = await self._next(step)
-            except UpstreamTimeout:
+            except TimeoutError as error:
                 self._silent_seconds += step
                 if self._silent_seconds >= limit or self._loop.time() >= self._deadline:
-                    raise
+                    raise _failure(error) from None
                 return (KEEP_ALIVE,)
+            except (BrokenConnection, MalformedAnswer) as error:
+                raise _failure(error) from None
             if not data:
                 return self._splitter.end()
             self._silent_seconds = 0.0
@@ -126,8 +131,16 @@ class HttpAnswer:
         """Let go of the connection; one whose body was not read to its end is closed, so that the provider stops."""
         self._connection.close(idle_seconds=_idle_seconds(self.headers))
 
-    async def _next(self, timeout_seconds: float) -> bytes:
-        """Return the next part of the decoded body, b"" at its end."""
+    def _next(self, timeout_seconds: float) -> Awaitable[bytes]:
+        """Return the next part of the decoded body, b"" at its end; raises as the connection does.
+
+        No coroutine for what is neither decoded nor peeked at: each event of a stream resumes all that wait for it.
+        """
+        if self._decoder is None and not self._peeked:
+            return self._receive(timeout_seconds)
+        return self._next_decoded(timeout_seconds)
+
+    async def _next_decoded(self, timeout_seconds: float) -> bytes:
         if self._peeked:
             data, self._peeked = self._peeked, b""
             return data
@@ -145,13 +158,14 @@ class HttpAnswer:
                 return b""
             self._decoded = self._decoder.decode(data)
 
-    async def _receive(self, timeout_seconds: float) -> bytes:
-        try:
-            return await self._connection.read(until=min(self._loop.time() + timeout_seconds, self._deadline))
-        except TimeoutError:
-            raise UpstreamTimeout("The provider stopped sending.", code="upstream_timeout") from None
-        except (BrokenConnection, MalformedAnswer):
-            raise UpstreamFailed("The provider broke off its answer.", code="upstream_cut") from None
+    def _receive(self, timeout_seconds: float) -> Awaitable[bytes]:
+        return self._connection.read(until=min(self._loop.time() + timeout_seconds, self._deadline))
+
+
+def _failure(error: TimeoutError | BrokenConnection | MalformedAnswer) -> TurnpikeError:
+    if isinstance(error, TimeoutError):
+        return UpstreamTimeout("The provider stopped sending.", code="upstream_timeout")
+    return UpstreamFailed("The provider broke off its answer.", code="upstream_cut")
 
 
 def _headers(message: RawResponseMessage) -> dict[str, str]:

@@ -81,7 +81,7 @@ class HttpConnection(asyncio.Protocol):
         self._transport.write(head)
         for piece in _slices(body):
             while self._write_paused and not self._is_over:
-                await self._wait(until)
+                await self._next(until)
             if self._is_over:
                 return
             # In slices, because one write of many megabytes would hold up every other request of the process.
@@ -95,7 +95,7 @@ class HttpConnection(asyncio.Protocol):
             if self._not_received:
                 raise NotReceived
             self._check()
-            await self._wait(until)
+            await self._next(until)
         return answer.message
 
     async def read(self, *, until: float) -> bytes:
@@ -108,7 +108,7 @@ class HttpConnection(asyncio.Protocol):
             if answer.ended:
                 return b""
             self._check()
-            await self._wait(until)
+            await self._next(until)
         data = answer.take()
         if self._read_paused:
             self._read_paused = False
@@ -213,19 +213,21 @@ class HttpConnection(asyncio.Protocol):
             raise BrokenConnection
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        # It is done when whoever waited was cancelled.
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
-    async def _wait(self, until: float) -> None:
-        """Return when something has happened; raises TimeoutError at ``until``."""
+    def _next(self, until: float) -> asyncio.Future[None]:
+        """Return what is done when something has happened, at ``until`` at the latest; raises TimeoutError after it.
+
+        No coroutine, because each event of a stream resumes all that wait for it.
+        """
         if self._loop.time() >= until:
             raise TimeoutError
         self._arm(until)
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        self._waiter = waiter = self._loop.create_future()
+        return waiter
 
     def _arm(self, until: float) -> None:
         """Set the timer, unless it rings before: it is set anew when it rings, not for each wait."""
