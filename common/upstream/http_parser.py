@@ -1,7 +1,7 @@
 """One answer, parsed as its bytes come: heads and most bodies by aiohttp's parser, chunks by httptools.
 
-Both are llhttp. For each chunk aiohttp's makes three calls of Python, and one more to take it, httptools none: 100 chunks,
-an event each, take 22 us instead of 101 (docs/adr/0011).
+Both are llhttp. For each chunk aiohttp's makes three calls of Python, and one more to take it; httptools none: 100
+chunks, an event each, take 22 us instead of 101 (docs/adr/0011).
 """
 
 from __future__ import annotations
