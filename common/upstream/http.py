@@ -6,7 +6,6 @@ No retries and no redirects here: the router is the only one who repeats a reque
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import math
 import re
@@ -14,12 +13,14 @@ import ssl
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import TracebackType
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
 import aiohttp
 import structlog
+from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.http import RawResponseMessage
 from yarl import URL
 
@@ -55,6 +56,14 @@ class _Target:
     """What aiohttp connects by."""
     start: str
     """The request line after its method, and the headers that are always sent."""
+
+
+class _Origin(aiohttp.ClientRequest):
+    """What aiohttp connects by. Its key never changes, and is not made anew for each request."""
+
+    @cached_property
+    def connection_key(self) -> ConnectionKey:
+        return super().connection_key
 
 
 class HttpClient:
@@ -123,10 +132,12 @@ class HttpClient:
         bodyless = method == "HEAD"
         for _ in range(_UNUSED_TRIED):
             connection = await self._connect(target.origin)
-            # Otherwise it had closed an unused connection and never saw the request.
-            with contextlib.suppress(NotReceived):
+            try:
                 message = await self._ask(connection, head, pieces, bodyless=bodyless, deadline=deadline)
                 break
+            except NotReceived:
+                # It had closed an unused connection and never saw the request.
+                continue
         else:
             # This closes the unused connections, which are all suspect now.
             connection = await self._connect(target.origin, unused=False)
@@ -220,12 +231,12 @@ class HttpClient:
 def _origin(url: URL, proxy: Proxy | None) -> aiohttp.ClientRequest:
     """Return what aiohttp connects by."""
     loop = asyncio.get_running_loop()
-    request = aiohttp.ClientRequest("POST", url, loop=loop)
+    request = _Origin("POST", url, loop=loop)
     if proxy is None:
         return request
     # With the host, which aiohttp adds for the tunnel: these headers are part of what it keeps connections by.
     headers = {"Host": request.headers["host"], **proxy.headers}
-    return aiohttp.ClientRequest("POST", url, loop=loop, proxy=URL(proxy.url), proxy_headers=headers)
+    return _Origin("POST", url, loop=loop, proxy=URL(proxy.url), proxy_headers=headers)
 
 
 def _head(method: str, start: str, *, headers: Mapping[str, str], size: int) -> bytes:

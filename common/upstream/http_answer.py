@@ -48,14 +48,11 @@ class HttpAnswer:
         self.status = message.code
         self.headers: Mapping[str, str] = _headers(message)
         self.content_type = self.headers.get("content-type", "application/octet-stream")
+        self.is_event_stream = self.content_type.partition(";")[0].strip().lower() == "text/event-stream"
+        """Whether the body is a stream of server-sent events."""
         codings = self.headers.get("content-encoding")
         self._decoder = ContentDecoder(codings) if codings else None
         self._decoded: Iterator[bytes] = iter(())
-
-    @property
-    def is_event_stream(self) -> bool:
-        """Say whether the body is a stream of server-sent events."""
-        return self.content_type.partition(";")[0].strip().lower() == "text/event-stream"
 
     async def peek(self) -> bytes:
         """Return the first bytes of the body without taking them, none at its end; raises as ``read``."""
