@@ -41,7 +41,10 @@ ERRORS: Final = (
     EdgeError(413, _INVALID, "payload_too_large", f"The request body is larger than {MAX_BODY_BYTES // 2**20} MiB."),
     EdgeError(429, "rate_limit_error", "rate_limit_exceeded", "The gateway does too much at once; try again.", 1),
     EdgeError(
-        431, _INVALID, "headers_too_large", f"The request's headers are larger than {MAX_HEADER_BYTES // 1024} KiB."
+        431,
+        _INVALID,
+        "headers_too_large",
+        f"The request's headers are more than a thousand, or larger than {MAX_HEADER_BYTES // 1024} KiB.",
     ),
     OTHER_SERVER_ERROR,
     EdgeError(501, _INVALID, "not_implemented", "The gateway does not implement this."),

@@ -52,6 +52,8 @@ LARGE_BODY_BYTES: Final = 128 * 1024
 """The size of a body above which Envoy asks about the credential before it takes the body in."""
 CODEC_HEADER_KIB: Final = 256
 """The size at which Envoy stops reading headers: an HTTP/2 stream is then reset without an answer."""
+HEADERS_AT_MOST: Final = 1000
+"""How many headers a request may have; Envoy's default of 100 would be a second limit beside that of their size."""
 
 OPEN_SERVICES: Final[Mapping[str, str]] = MappingProxyType(
     {"health": "/grpc.health.v1.Health/", "reflection": "/grpc.reflection."}

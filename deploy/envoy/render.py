@@ -54,6 +54,7 @@ def render(descriptors: bytes, *, places: Places, settings: EdgeSettings) -> dic
         "max_connections": settings.max_connections,
         "request_timeout": f"{settings.request_seconds}s",
         "header_kib": policy.CODEC_HEADER_KIB,
+        "header_count": policy.HEADERS_AT_MOST,
         "early_mutations": [measured()],
         "filters": filters(settings),
         "routes": routes(contract, settings),

@@ -38,6 +38,9 @@ def test_headers_up_to_64_kib_are_taken_and_more_are_431(stack: Stack) -> None:
             assert answer.status_code == 431
             assert answer.json()["error"]["code"] == "headers_too_large"
             assert answer.headers["access-control-allow-origin"] == "*"
+        for count, status in ((101, 200), (900, 200), (1100, 431)):
+            many = {f"x-{number}": "1" for number in range(count)}
+            assert client.post(CHAT, json=HELLO, headers=many).status_code == status, count
         # A credential may be as large, though no token is.
         assert client.post(CHAT, json=HELLO, headers={"x-api-key": "a" * 40_000}).status_code == 200
         assert client.get("/v1/usage", params=[("hours", "1"), *[("x", "1")] * 3000]).status_code == 200
