@@ -19,7 +19,8 @@ import uvloop
 from bench.bodies import large_bodies
 from bench.children import ChildDied
 from bench.comparison import Comparison, measure
-from bench.footprint import cpu, flat_memory, idle_memory
+from bench.footprint import cpu, flat_memory
+from bench.idle import idle_memory
 from bench.load import LoadFailed
 from bench.passed_through import chroma, ocr
 from bench.plan import QUICK, Plan

@@ -10,10 +10,14 @@ import psutil
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """A process's memory in MiB: all that is resident, and the part that is its own."""
+    """A process's memory in MiB: all that is resident (RSS), and the part that is its own (USS).
+
+    Of a page that ``n`` processes share, ``proportional`` counts one n-th (PSS), so that it can be summed up.
+    """
 
     resident: float
     own: float
+    proportional: float
 
 
 def cpu_seconds(pids: Mapping[str, int]) -> dict[str, float]:
@@ -30,7 +34,7 @@ def used(before: Mapping[str, float], after: Mapping[str, float], *, per: float)
 def memory(pids: Mapping[str, int]) -> dict[str, Memory]:
     """Return the memory of each process."""
     infos = {name: psutil.Process(pid).memory_full_info() for name, pid in pids.items()}
-    return {name: Memory(info.rss / 2**20, info.uss / 2**20) for name, info in infos.items()}
+    return {name: Memory(info.rss / 2**20, info.uss / 2**20, info.pss / 2**20) for name, info in infos.items()}
 
 
 def slope(values: Sequence[float]) -> float:

@@ -1,21 +1,17 @@
-"""What requests cost each process in CPU time, whether its memory grows with them, and what an idle stack holds."""
+"""What requests cost each process in CPU time, and whether its memory grows with them."""
 
 from __future__ import annotations
 
 import asyncio
-import tempfile
-from pathlib import Path
 from statistics import median, quantiles
 from typing import Final
 
-from bench.children import Children
 from bench.comparison import Comparison, Metric, Sample
 from bench.cost import Memory, cpu_seconds, memory, slope, used
 from bench.gateway import SERVICES, Gateway
 from bench.plan import Plan
 from bench.report import Row
-from bench.stack import GATEWAY_PORTS, NO_CHROMA, Stack, start_gateway
-from tests.ports import reserved_ports
+from bench.stack import Stack
 
 _UNIT: Final = 10_000
 _PLAIN: Final = "plain Envoy alone"
@@ -25,11 +21,6 @@ _SAMPLES: Final = 30
 _SETTLE_SECONDS: Final = 2.5
 _GROWTH_MIB_AT_MOST: Final = 1.0
 _GROWTH_SHARE_AT_MOST: Final = 0.02
-_IDLE_SECONDS: Final = 5.0
-_SERVICE_MIB_AT_MOST: Final = 80.0
-_STACK_MIB_AT_MOST: Final = 700.0
-_NO_LIMIT: Final = ("usage", "envoy", "starter")
-"""Processes of a stack that are no Python service with a limit of its own."""
 
 
 async def _cpu(stack: Stack, gateway: Gateway, plan: Plan) -> Sample:
@@ -73,47 +64,6 @@ async def flat_memory(stack: Stack, plan: Plan) -> list[Row]:
         await asyncio.sleep(1.0)
         samples.append(memory(gateway.pids()))
     return [_growth(name, [sample[name] for sample in samples], requests=plan.memory_requests) for name in SERVICES]
-
-
-async def idle_memory(stack: Stack, _plan: Plan) -> list[Row]:
-    """Look at the memory of a fresh stack with its defaults, but without Chroma's server, that nobody has used."""
-    with tempfile.TemporaryDirectory(prefix="turnpike-bench-idle-") as directory:
-        path = Path(directory)
-        with reserved_ports(GATEWAY_PORTS) as ports, Children(logs=path, directory=path) as children:
-            gateway = start_gateway(
-                children,
-                "idle",
-                checkout=stack.gateway.checkout,
-                ports=iter(ports),
-                directory=path,
-                settings=NO_CHROMA,
-            )
-            await gateway.wait_until_ready()
-            await asyncio.sleep(_IDLE_SECONDS)
-            found = memory(gateway.processes())
-    resident = {name: each.resident for name, each in sorted(found.items())}
-    largest = max((name for name in resident if name not in _NO_LIMIT), key=resident.__getitem__)
-    whole = sum(resident.values())
-    return [
-        Row(
-            f"idle memory of the largest Python service but usage ({largest}), resident MiB",
-            f"{resident[largest]:.0f}",
-            target=f"<= {_SERVICE_MIB_AT_MOST:g}",
-            passed=resident[largest] <= _SERVICE_MIB_AT_MOST,
-            raw=(_each(resident),),
-        ),
-        Row(
-            "idle memory of the whole stack without Chroma's server, resident MiB",
-            f"{whole:.0f}",
-            target=f"<= {_STACK_MIB_AT_MOST:g}",
-            passed=whole <= _STACK_MIB_AT_MOST,
-            raw=(f"own (USS) {sum(each.own for each in found.values()):.0f} MiB",),
-        ),
-    ]
-
-
-def _each(values: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.0f}" for name, value in values.items())
 
 
 def _middle_half(values: list[float]) -> float:
