@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONPATH := .:gen
+# Tests start the services many times: without their bytecode each start would compile them anew, for most of a second.
+unexport PYTHONDONTWRITEBYTECODE
 # One process a core, up to four; tests/distribution.py says who gets what. One that dies ends the run.
 IN_PROCESSES := -n logical --maxprocesses 4 --no-loadscope-reorder --max-worker-restart 0
 PROTOS := $(shell find proto/turnpike -name '*.proto')

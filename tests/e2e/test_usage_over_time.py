@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,8 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
+from deploy.local.children import BAD_SETTING_STATUS
 from tests.e2e.conftest import PRICES
-from tests.e2e.stack import Stack, bounded, running_stack
+from tests.e2e.stack import REPOSITORY, Stack, bounded
 from tests.e2e.test_edge import CHAT, HELLO
 
 DAILY, ROLLUPS = "/v1/usage/daily", "/v1/usage/rollups"
@@ -176,9 +180,16 @@ def test_the_key_closes_both_routes(closed: Stack) -> None:
 def test_a_wrong_table_stops_the_start_and_names_the_line(tmp_path: Path) -> None:
     prices = tmp_path / "prices.yaml"
     prices.write_text(PRICES.replace("2.5005", "-1"))
-    with (
-        pytest.raises(AssertionError) as refused,
-        running_stack(tmp_path / "state", {"TURNPIKE_PRICES": str(prices)}),
-    ):
-        pass
-    assert f"TURNPIKE_PRICES is wrong: {prices}:6: input must be an amount in USD" in str(refused.value)
+    # As the stack starts it; tests/deploy/test_runner.py shows that a child's refusal ends the stack with its line.
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'gen'}"}
+    settings = {"TURNPIKE_SERVICE_KEY": "a-key-of-the-test", "TURNPIKE_PRICES": str(prices)}
+    process = subprocess.run(
+        [sys.executable, "-m", "services.chat"],
+        env={**environment, **settings, "TURNPIKE_STATE_DIR": str(tmp_path / "state")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert process.returncode == BAD_SETTING_STATUS
+    assert f"TURNPIKE_PRICES is wrong: {prices}:6: input must be an amount in USD" in process.stderr

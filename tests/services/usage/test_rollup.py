@@ -266,7 +266,8 @@ async def scenes(database: Database) -> AsyncIterator[Iterator[Scene]]:
 
 
 @settings(
-    max_examples=20,
+    # Each takes most of a second.
+    max_examples=settings().max_examples // 6,
     deadline=None,  # the machine is shared
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -161,7 +161,7 @@ def numbers() -> Iterator[int]:
 
 
 @settings(
-    max_examples=12,
+    max_examples=settings().max_examples // 6,
     deadline=None,  # the machine is shared
     # Each example has an hour of its own in the one store, which makes it as good as a fresh one.
     suppress_health_check=[HealthCheck.function_scoped_fixture],
