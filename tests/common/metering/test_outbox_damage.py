@@ -71,7 +71,8 @@ def test_a_flipped_bit_costs_one_event_and_its_segment_is_kept_aside(tmp_path: P
 
 def test_any_bit_costs_at_most_one_event(tmp_path: Path) -> None:
     segment = filled(tmp_path / "first", events=3)
-    for bit in range(segment.stat().st_size * 8):
+    # Two or three bits of each byte, and all eight places in turn.
+    for bit in range(0, segment.stat().st_size * 8, 3):
         place = tmp_path / str(bit)
         place.mkdir()
         (place / segment.name).write_bytes(segment.read_bytes())
