@@ -191,7 +191,7 @@ async def test_leaving_raises_what_ended_the_loop() -> None:
 
 async def test_leaving_does_not_wait_for_a_pause() -> None:
     steps = Steps(None)
-    async with asyncio.timeout(10), a_loop(steps, interval_seconds=_NEVER):
+    async with asyncio.timeout(30), a_loop(steps, interval_seconds=_NEVER):
         await steps.reach(1)
 
 

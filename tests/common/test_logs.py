@@ -74,7 +74,7 @@ async def test_a_line_is_written_soon_though_no_other_comes() -> None:
     StdoutCallLog(descriptor=writer).write(_LINE)
     with pytest.raises(BlockingIOError):
         os.read(reader, 1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await is_there.wait()
     loop.remove_reader(reader)
     assert json.loads(os.read(reader, 4096))["event"] == "call"

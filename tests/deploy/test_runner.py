@@ -21,7 +21,7 @@ from deploy.local.state import lock
 from tests.e2e.stack import bounded
 from tests.tied import tied
 
-WAIT_SECONDS = 15.0
+WAIT_SECONDS = 60.0
 FAKE_STACK = Path(__file__).with_name("fake_stack.py")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ties to a parent's life are Linux's")
 

@@ -103,7 +103,7 @@ class Ticks:
 
 
 async def healthy(waits: dict[str, Awaitable[None]]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await wait_for(waits, report=lambda *_: None)
 
 

@@ -42,7 +42,7 @@ def test_a_stopped_auth_service_is_a_503_and_never_a_401(closed: Stack, threads:
         # One that is not known yet waits for the time limit, while the other is remembered for its seconds.
         refused = threads.submit(_status, closed, credential=stranger)
         statuses = [_status(closed)]
-        for _ in bounded(10):
+        for _ in bounded(60):
             statuses.append(_status(closed))
             if statuses[-1] != 200:
                 break
@@ -51,7 +51,7 @@ def test_a_stopped_auth_service_is_a_503_and_never_a_401(closed: Stack, threads:
         assert refused.result() == 503
     finally:
         psutil.Process(pid).send_signal(signal.SIGCONT)
-    assert any(_status(closed) == 200 for _ in bounded(10))
+    assert any(_status(closed) == 200 for _ in bounded(60))
 
 
 def test_tokens_and_usage_outlive_a_restart(tmp_path: Path) -> None:
@@ -61,12 +61,12 @@ def test_tokens_and_usage_outlive_a_restart(tmp_path: Path) -> None:
     with running_stack(tmp_path / "state") as second:
         assert second.token == token
         assert _status(second) == 200
-        assert any(_chats_counted(second) == 2 for _ in bounded(15))
+        assert any(_chats_counted(second) == 2 for _ in bounded(60))
 
 
 @pytest.mark.parametrize("name", ["chat", "usage", "auth"])
 def test_a_killed_service_is_back_by_itself(stack: Stack, name: str) -> None:
     before = stack.pid(name)
     stack.kill(name)
-    assert any(stack.pid(name) not in (None, before) for _ in bounded(10))
+    assert any(stack.pid(name) not in (None, before) for _ in bounded(60))
     stack.wait_until_ready()

@@ -166,7 +166,7 @@ def test_a_body_over_32_mib_is_413_and_one_just_below_reaches_the_provider(stack
 def _used(stack: Stack, model: str, *, requests: int) -> dict[str, Any]:
     """Return the usage of a model of which no other test has heard."""
     with stack.client() as client:
-        for _ in bounded(15):
+        for _ in bounded(60):
             usage = client.get("/v1/usage", params={"hours": 1}).json()
             found: list[dict[str, Any]] = [row for row in usage["top_models"] if row["model"] == model]
             if found and found[0]["requests"] == requests:

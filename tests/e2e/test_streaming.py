@@ -40,12 +40,12 @@ class Client:
 
     async def head(self) -> bytes:
         """Return the answer's head."""
-        return await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 10)
+        return await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 30)
 
     async def piece(self) -> bytes:
         """Return the next chunk of the body, b"" at its end."""
-        size = int((await asyncio.wait_for(self.reader.readuntil(b"\r\n"), 10)).strip(), 16)
-        return (await asyncio.wait_for(self.reader.readexactly(size + 2), 10))[:-2]
+        size = int((await asyncio.wait_for(self.reader.readuntil(b"\r\n"), 30)).strip(), 16)
+        return (await asyncio.wait_for(self.reader.readexactly(size + 2), 30))[:-2]
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ def _ledger(stack: Stack, *, model: str) -> list[dict[str, Any]]:
 
 def _of_model(stack: Stack, model: str, *, requests: int) -> dict[str, Any]:
     with stack.client() as client:
-        for _ in bounded(15):
+        for _ in bounded(60):
             usage = client.get("/v1/usage", params={"hours": 1}).json()
             found: list[dict[str, Any]] = [row for row in usage["top_models"] if row["model"] == model]
             if found and found[0]["requests"] == requests:
@@ -91,7 +91,7 @@ def test_a_usage_key_closes_the_route_and_an_open_gateway_serves_nobody_in_parti
         assert proxy.get("/v1/api-tokens").status_code == 403
     counted = 0
     with closed.client(credential="usage-key-of-the-test") as operator:
-        for _ in bounded(15):
+        for _ in bounded(60):
             models = {entry["model"]: entry for entry in operator.get("/v1/usage").json()["top_models"]}
             counted = models.get(body["model"], {}).get("requests", 0)
             if counted == 2:

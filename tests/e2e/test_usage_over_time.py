@@ -51,7 +51,7 @@ def chat(stack: Stack, *, model: str, times: int, stream: bool = False, credenti
 
 def until(stack: Stack, *, requests: int, credential: str | None = None) -> dict[str, Any]:
     """Return the rollups as soon as so many requests are in the shortest window."""
-    for _ in bounded(15):
+    for _ in bounded(60):
         found = get(stack, ROLLUPS, credential=credential)
         if found["rollups"][0]["totals"]["requests"] >= requests:
             return found

@@ -189,7 +189,7 @@ async def test_a_revocation_forgets_its_token_and_no_other(setup: _Setup) -> Non
     for credential in ("tok_1", "tok_2", "tok_3"):
         await remote.authenticate(credential)
     setup.auth.revoke("tok_1", "tok_3", "tok_unknown")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while len(setup.auth.asked) == 3:
             await remote.authenticate("tok_1")
             await asyncio.sleep(0)
@@ -218,7 +218,7 @@ async def test_an_answer_that_crossed_a_revocation_is_not_remembered_nor_shared(
     setup.auth.revoke("tok_1", "tok_2")
     # The revocation has arrived when this one is asked about again.
     probes: list[asyncio.Task[Principal]] = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while setup.auth.asked.count("tok_2") == 1:
             probes.append(asyncio.create_task(remote.authenticate("tok_2")))
             await asyncio.sleep(0)

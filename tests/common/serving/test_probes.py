@@ -104,7 +104,7 @@ async def test_a_part_that_works_again_during_the_report_is_reported_too() -> No
             return failing
 
     health = Recovering()
-    async with running(health=health) as channel, asyncio.timeout(5):
+    async with running(health=health) as channel, asyncio.timeout(30):
         watch = await _watch(channel)
         health.set_failing("a loop", failing=True)
         assert (await watch.read()).status == _NOT_SERVING
@@ -125,7 +125,7 @@ async def test_a_report_that_fails_is_not_the_last() -> None:
 
     health = Mistaken()
     with capture_logs() as logs:
-        async with running(health=health) as channel, asyncio.timeout(5):
+        async with running(health=health) as channel, asyncio.timeout(30):
             watch = await _watch(channel)
             health.mistaken = True
             health.set_failing("a loop", failing=True)

@@ -24,7 +24,7 @@ from tests.services.auth.support import Clock, stored
 from tests.waiting import until
 
 _NEVER_SECONDS = 3600.0
-_PATIENCE_SECONDS = 10.0
+_PATIENCE_SECONDS = 30.0
 _NOTIFICATION = b"A"
 _LISTENERS = sa.text(
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()"

@@ -141,7 +141,7 @@ async def test_a_large_answer_leaves_while_it_comes() -> None:
     async with fake_server(_endless(until=40 << 20, then=wait)) as (url, _), service_before(url) as service:
         line = {"x-envoy-original-path": "/v1/chroma/api/v2/version", "x-envoy-original-method": "GET"}
         call = service.http.Forward(HttpBody(), metadata=tuple({**line, **BEARER}.items()))
-        pieces: list[Any] = [await asyncio.wait_for(call.read(), 10)]
+        pieces: list[Any] = [await asyncio.wait_for(call.read(), 30)]
         goes_on.set()
         while (piece := await call.read()) is not grpc.aio.EOF:
             pieces.append(piece)

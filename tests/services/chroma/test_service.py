@@ -245,7 +245,7 @@ async def test_a_client_that_leaves_is_accounted_for() -> None:
 
     async with fake_server(arrive) as (url, _), service_before(url) as service:
         request_task = asyncio.create_task(service.ask("alice", "GET", "/api/v2/version"))
-        await asyncio.wait_for(arrived.wait(), 10)
+        await asyncio.wait_for(arrived.wait(), 30)
         request_task.cancel()
         await until_settled(service)
     assert [event.outcome for event in service.outbox.events] == [Outcome.CLIENT_GONE]
