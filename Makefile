@@ -56,7 +56,7 @@ test: setup ## run every test
 	$(BIN)/python -m pytest $(IN_PROCESSES)
 
 explore: setup ## property tests with new examples
-	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=explore
+	$(BIN)/python -m pytest $(IN_PROCESSES) -m hypothesis --hypothesis-profile=explore
 
 lint: setup ## ruff and buf
 	$(BIN)/ruff check .
