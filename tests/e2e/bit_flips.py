@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from common.metering import event_proto
-from common.metering.journal import Record, scan
+from common.metering.journal import EVENT, Record, scan
+from common.metering.journal_record import usage_record
 from tests.e2e.stack import Stack
 
 _END_SECONDS = 30
@@ -54,5 +54,5 @@ def kill_and_flip(stack: Stack, *, randomness: random.Random) -> list[Flip]:
         byte = file.read(1)[0]
         file.seek(place)
         file.write(bytes([byte ^ 1 << randomness.randrange(8)]))
-    request_id = event_proto.decode(record.data).request_id
-    return [Flip(request_id, "intents" if record.kind == b"I" else "events")]
+    request_id = usage_record(record).request_id
+    return [Flip(request_id, "events" if record.kind == EVENT else "intents")]
