@@ -95,8 +95,9 @@ async def test_a_server_that_ends_in_the_middle_of_a_burst_ends_every_call(round
         calls = [asyncio.ensure_future(_code(server.ask(n))) for n in range(100)]
         for _ in range(rounds):
             await asyncio.sleep(0)
-        async with asyncio.timeout(_GRACE_SECONDS / 2):
-            await server.runtime.stop(_GRACE_SECONDS)
+        async with asyncio.timeout(_GRACE_SECONDS):
+            # gRPC's core sometimes keeps a call that no handler has seen, one in ten thousand, until the grace ends.
+            await server.runtime.stop(1)
             codes = await asyncio.gather(*calls)
         assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
         assert codes.count(grpc.StatusCode.OK) <= len(server.echo.begun)
