@@ -221,7 +221,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 def test_memory_is_bounded_where_everybody_may_send_bodies(small: Stack) -> None:
     with contextlib.ExitStack() as open_connections:
-        for _ in range(24):
+        for _ in range(16):
             client = open_connections.enter_context(socket.create_connection(("127.0.0.1", small.port), timeout=20))
             # Beyond its limit the edge takes no more.
             with contextlib.suppress(OSError):
