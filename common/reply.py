@@ -75,8 +75,10 @@ async def all_but_last(body: bytes, reply: Reply, *, sent: Callable[[int], None]
 
 def messages_of(events: Sequence[bytes]) -> list[bytes]:
     """Return events joined into messages of whole ones, and only an event over PIECE_BYTES cut into several."""
+    if len(events) == 1 and len(events[0]) <= PIECE_BYTES:
+        return [events[0]]
     if sum(map(len, events)) <= PIECE_BYTES:
-        return [events[0] if len(events) == 1 else b"".join(events)] if events else []
+        return [b"".join(events)] if events else []
     messages: list[bytes] = []
     joined: list[bytes] = []
     size = 0

@@ -63,9 +63,12 @@ class _Answer(msgspec.Struct):
     x_groq: Any = None
 
 
-_CHUNK: Final = msgspec.json.Decoder(_Chunk)
+_decode_chunk: Final = msgspec.json.Decoder(_Chunk).decode
 _ANSWER: Final = msgspec.json.Decoder(_Answer)
 _CHOICES: Final = msgspec.json.Decoder(list[_Choice])
+# Names of the module, because an enum's members are looked up in its class for each event.
+_NOTHING: Final = Progress.NONE
+_CONTENT: Final = Progress.CONTENT
 _NO_CHOICES: Final = (b"", b"[]", b"null")
 _TEXT_FIELDS: Final = _Text.__struct_fields__
 
@@ -93,7 +96,7 @@ class ChatReader:
     def feed(self, data: bytes) -> Progress:
         """Read an event's data."""
         try:
-            chunk = _CHUNK.decode(data)
+            chunk = _decode_chunk(data)
         except (ValueError, RecursionError):
             if data.strip() == b"[DONE]":
                 return Progress.END
@@ -106,12 +109,13 @@ class ChatReader:
             return Progress.ERROR
         if chunk.usage is not None or chunk.x_groq is not None:
             self._count(chunk.usage, chunk.x_groq)
-        if type(chunk.model) is str and chunk.model:
-            self._model = chunk.model
-        progress = Progress.NONE
+        model = chunk.model
+        if type(model) is str and model:
+            self._model = model
+        progress = _NOTHING
         for choice in chunk.choices or ():
             if self._take(choice):
-                progress = Progress.CONTENT
+                progress = _CONTENT
         return progress
 
     def read_body(self, body: bytes) -> Progress:
@@ -166,7 +170,19 @@ class ChatReader:
 
     def _measure(self, text: _Text) -> bool:
         content = text.content
-        characters = len(content) if type(content) is str else length_of_text(content)
+        if type(content) is str and not (
+            text.reasoning_content
+            or text.reasoning
+            or text.refusal
+            or text.tool_calls
+            or text.function_call
+            or text.audio
+        ):
+            # What nearly every event has: nothing but text.
+            self._characters += len(content)
+            self._pieces += bool(content)
+            return bool(content)
+        characters = length_of_text(content)
         if text.refusal:
             characters += length_of_text(text.refusal)
         if text.tool_calls:

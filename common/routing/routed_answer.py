@@ -23,6 +23,10 @@ _HELD_BYTES: Final = 256 * 1024
 # An error is a message to a person; what is longer is cut, and gets an envelope because it is no JSON any more.
 _ERROR_BYTES: Final = 1024 * 1024
 _LAST_STATUS: Final = 599
+# Names of the module, because an enum's members are looked up in its class for each event.
+_NONE: Final = Progress.NONE
+_CONTENT: Final = Progress.CONTENT
+_ERROR: Final = Progress.ERROR
 _WITHOUT_ANSWER: Final = (HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT)
 
 
@@ -51,21 +55,23 @@ class RoutedAnswer:
     def take(self, events: Sequence[bytes]) -> tuple[list[bytes], Progress]:
         """Read events and return those to pass on, up to the last, and what they bring."""
         passed: list[bytes] = []
-        progress = Progress.NONE
+        progress = _NONE
+        feed = self.reader.feed
         for raw in events:
             event, data = read_event(raw)
             if not event:
                 continue
-            found = self.reader.feed(data) if data else Progress.NONE
-            if found is Progress.ERROR:
+            found = feed(data) if data else _NONE
+            if found is _CONTENT:
+                self._has_content = True
+            elif found is _ERROR:
                 event = self.provider.scrub(event)
             passed.append(event)
-            if found is Progress.NONE:
+            if found is _NONE:
                 continue
             progress = found
-            if found is not Progress.CONTENT:
+            if found is not _CONTENT:
                 break
-            self._has_content = True
         return passed, progress
 
     async def begin(self, request: InferenceRequest) -> None:

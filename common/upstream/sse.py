@@ -18,6 +18,8 @@ _MAX_EVENT_BYTES: Final = 32 * 1024 * 1024
 # Each alternative begins with a character, so that the search skips what is neither: ten times as fast.
 _LINE: Final = re.compile(rb"\r\n?|\n")
 _END: Final = re.compile(rb"\r\n(?:\r\n?|\n)|\n(?:\r\n?|\n)|\r\r\n?")
+# A number, which is found in a fifth of the time that bytes of length one take.
+_CARRIAGE_RETURN: Final = 0x0D
 _MARK: Final = b"\xef\xbb\xbf"
 _NOT_FOR_SDKS: Final = (b"id", b"retry")
 
@@ -84,7 +86,7 @@ class EventSplitter:
 
     def _cut(self, data: bytes, *, look_from: int) -> list[bytes]:
         """Return the events in ``data`` and keep the rest; no event ends before ``look_from``."""
-        if b"\r" not in data:
+        if _CARRIAGE_RETURN not in data:
             *events, rest = data.split(b"\n\n")
             self._rest += rest
             return [event + b"\n\n" for event in events if event.strip(b"\n")]
@@ -114,12 +116,12 @@ def _is_value(data: bytes) -> bool:
 
 
 def _is_one_event(data: bytes) -> bool:
-    """Recognize what providers send most: one whole event by itself, which needs no copy."""
+    """Recognize what providers send most: one whole event of one line, which needs no copy."""
     return (
-        data.startswith(b"data:")
-        and data.endswith(b"\n\n")
-        and data.find(b"\n\n") == len(data) - 2
-        and b"\r" not in data
+        data[:5] == b"data:"
+        and data.find(b"\n") == len(data) - 2
+        and data[-1:] == b"\n"
+        and _CARRIAGE_RETURN not in data
     )
 
 
@@ -128,7 +130,13 @@ def read_event(event: bytes) -> tuple[bytes, bytes]:
 
     The common case, one data line, is looked at once: this is on the path of every event.
     """
-    if event.startswith(b"data: ") and event.count(b"\n") == 2 and b"\r" not in event and not event[6:7].isspace():
+    if (
+        event[:6] == b"data: "
+        # Not a blank of any kind.
+        and event[6:7] > b" "
+        and event.find(b"\n") == len(event) - 2
+        and _CARRIAGE_RETURN not in event
+    ):
         return event, event[6:-2]
     passed = cleaned(event)
     return passed, data_of(passed)
