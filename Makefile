@@ -55,8 +55,9 @@ up: $(VENV)/runtime $(CHROMA_SERVER) gen/turnpike.pb ## start the gateway on 127
 test: setup ## run every test
 	$(BIN)/python -m pytest $(IN_PROCESSES)
 
+# A test with a thousand examples may take minutes, and one that fails five more until its example is small.
 explore: setup ## property tests with new examples
-	$(BIN)/python -m pytest $(IN_PROCESSES) -m hypothesis --hypothesis-profile=explore
+	$(BIN)/python -m pytest $(IN_PROCESSES) -m hypothesis --hypothesis-profile=explore -o faulthandler_timeout=3600
 
 lint: setup ## ruff and buf
 	$(BIN)/ruff check .
