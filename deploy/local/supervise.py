@@ -31,9 +31,10 @@ class Supervision:
 def become_supervisor(supervision: Supervision) -> int:
     """Replace this process by one that supervises; its id, its parent and its ties stay the same.
 
-    Where memory cannot be handed on (Linux can), supervise in this process and return the exit status.
+    Where memory cannot be handed on, supervise in this process and return the exit status. Linux can, but not every
+    Python on it: many of uv's and conda's are built for a C library without memfd_create.
     """
-    if sys.platform == "linux":
+    if sys.platform == "linux" and hasattr(os, "memfd_create"):
         plan = os.memfd_create("supervision", 0)
         with os.fdopen(plan, "wb", closefd=False) as file:
             file.write(json.dumps(asdict(supervision), default=str).encode())

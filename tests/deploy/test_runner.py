@@ -293,3 +293,12 @@ def test_a_terminal_that_is_gone_does_not_stop_the_stack(start: Start, events: E
         pid = pids(events, 1)["chat"]
     stack.send_signal(signal.SIGINT)
     assert stack.wait(timeout=WAIT_SECONDS) == 0
+
+
+def test_a_python_without_memory_to_hand_on_supervises_in_the_same_process(start: Start, events: Events) -> None:
+    program = "import os, runpy, sys; del os.memfd_create, sys.argv[:2]; runpy.run_path(sys.argv[0], None, '__main__')"
+    stack = start(lasting("chat", events), below=(sys.executable, "-c", program))
+    pid = pids(events, 1)["chat"]
+    assert psutil.Process(pid).ppid() == stack.pid
+    stack.send_signal(signal.SIGINT)
+    assert stack.wait(timeout=WAIT_SECONDS) == 0
