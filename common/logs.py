@@ -75,8 +75,11 @@ class StdoutCallLog:
             self._timer = None
         lines, self._lines = self._lines, []
         if lines:
+            data = self._encode(lines)
             with contextlib.suppress(OSError):
-                os.write(self._descriptor, self._encode(lines))
+                # A signal ends a write that waits for a full pipe; the next line must not follow half of another.
+                while data:
+                    data = data[os.write(self._descriptor, data) :]
 
 
 class NullCallLog:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +66,31 @@ async def test_lines_that_come_together_are_written_together() -> None:
     os.close(writer)
     with os.fdopen(reader, "rb") as written:
         assert len(written.read().splitlines()) == 100
+
+
+async def test_a_signal_tears_no_line_while_the_pipe_is_full() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"." * select.PIPE_BUF)
+    os.set_blocking(writer, True)
+    # There is room for a part of the lines: the rest waits, until the signal's handler makes room for it, too.
+    read = [os.read(reader, 2 * select.PIPE_BUF)]
+    before = signal.signal(signal.SIGALRM, lambda *_: read.append(os.read(reader, 2**20)))
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        log = StdoutCallLog(descriptor=writer)
+        for _ in range(100):
+            log.write(_LINE)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as rest:
+        lines = b"".join([*read, rest.read()]).lstrip(b".").splitlines()
+    assert len(lines) == 100
+    assert all(json.loads(line)["rpc"] == _LINE.rpc for line in lines)
 
 
 async def test_a_line_is_written_soon_though_no_other_comes() -> None:
