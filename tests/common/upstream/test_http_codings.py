@@ -93,9 +93,7 @@ async def test_a_coding_without_its_end_is_a_failure(name: str, lost: int) -> No
 
 
 @pytest.mark.parametrize("header", ["gzip", "deflate", "br", "zstd", "gzip, br"])
-@pytest.mark.parametrize(
-    "body", [_TEXT, b"\0" * 30, b"\x1f\x8b\x08", b"x", gzip.compress(_TEXT, mtime=0)[:-8] + b"\1" * 8]
-)
+@pytest.mark.parametrize("body", [_TEXT, b"\0" * 30, b"\x1f\x8b\x08", b"x", _WRONG_SUM])
 async def test_a_body_that_is_not_what_it_says_is_a_failure(header: str, body: bytes) -> None:
     with pytest.raises(UpstreamFailed):
         await answered(header, body)
