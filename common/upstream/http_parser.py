@@ -43,23 +43,12 @@ class ParserProtocol(BaseProtocol):
         """Do nothing."""
 
 
-class ChunkedBody:
-    """A chunked body: appends the data of its chunks to ``parts``. Trailers are dropped.
-
-    ``feed`` raises HttpParserError; what came before the fault is in ``parts``.
-    """
+class _Chunks:
+    """What httptools calls. It does not know its parser: the two would otherwise keep each other, and the data."""
 
     def __init__(self, parts: deque[bytes]) -> None:
         self.ended = False
-        # What httptools calls.
         self.on_body = parts.append
-        parser = ChunkParser(self)
-        # The same that aiohttp allows answers.
-        parser.set_dangerous_leniencies(
-            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
-        )
-        parser.feed_data(_HEAD_OF_CHUNKS)
-        self.feed = parser.feed_data
 
     def on_message_begin(self) -> None:
         """Take the begin of this answer; raises HttpParserError for that of a further one."""
@@ -69,6 +58,28 @@ class ChunkedBody:
     def on_message_complete(self) -> None:
         """Take the end."""
         self.ended = True
+
+
+class ChunkedBody:
+    """A chunked body: appends the data of its chunks to ``parts``. Trailers are dropped.
+
+    ``feed`` raises HttpParserError; what came before the fault is in ``parts``.
+    """
+
+    def __init__(self, parts: deque[bytes]) -> None:
+        self._chunks = _Chunks(parts)
+        parser = ChunkParser(self._chunks)
+        # The same that aiohttp allows answers.
+        parser.set_dangerous_leniencies(
+            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+        )
+        parser.feed_data(_HEAD_OF_CHUNKS)
+        self.feed = parser.feed_data
+
+    @property
+    def ended(self) -> bool:
+        """Say whether the end has come."""
+        return self._chunks.ended
 
 
 class AnswerParser:
@@ -198,8 +209,11 @@ class AnswerParser:
                 self.buffered += len(part)
             self.ended = payload.is_eof()
         if self.ended and self.message is not None and not further:
-            # A part of a further answer shows only in the bytes: the parser keeps it to itself.
-            self.may_be_followed = not self.message.should_close and self._body_bytes == payload.total_bytes
+            # A part of a further answer shows only in the bytes: the parser keeps it to itself. Chunks that the head of
+            # an answer without a body speaks of may come yet, and would be read as the next answer.
+            self.may_be_followed = (
+                not self.message.should_close and not self.message.chunked and self._body_bytes == payload.total_bytes
+            )
 
 
 def repaired(head: bytes) -> bytes:

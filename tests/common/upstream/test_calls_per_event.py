@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Coroutine
 from typing import Any
 
@@ -33,6 +34,16 @@ async def test_a_chunk_costs_no_call_of_python() -> None:
 
     loop = asyncio.get_running_loop()
     assert calls(100) == calls(1)
+
+
+async def test_a_parser_is_gone_with_its_last_user() -> None:
+    loop = asyncio.get_running_loop()
+    parser = AnswerParser(ParserProtocol(loop), loop, bodyless=False)
+    parser.feed(HEAD_STREAM + chunk(_EVENT))
+    parts = weakref.ref(parser.parts)
+    del parser
+    # At once, not when the garbage collector comes by: many leave in the middle of an answer.
+    assert parts() is None
 
 
 async def test_trailers_are_dropped_whatever_their_size() -> None:

@@ -415,6 +415,18 @@ async def test_a_status_without_a_body_leaves_its_connection(head: bytes) -> Non
         assert len(server.peers) == 1
 
 
+async def test_a_connection_on_which_needless_chunks_may_come_never_serves_again() -> None:
+    async def serve(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 204 No Content\r\ntransfer-encoding: chunked\r\n\r\n")
+        await answer_all(peer)
+
+    async with listening(serve) as server, HttpClient(timers=timers()) as client:
+        assert await fetch(client, server.url) == (204, b"")
+        assert (await fetch(client, server.url))[0] == 204
+        assert len(server.peers) == 2
+
+
 # The pool and addresses.
 
 
