@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -39,6 +40,8 @@ def become_supervisor(supervision: Supervision) -> int:
         with os.fdopen(plan, "wb", closefd=False) as file:
             file.write(json.dumps(asdict(supervision), default=str).encode())
         os.set_inheritable(supervision.lock, True)  # noqa: FBT003 - it takes no keyword
+        # Ctrl-C waits until the next program can take it; Python would print a traceback while it starts.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
         os.execv(sys.executable, [sys.executable, "-m", "deploy.local.supervise", str(plan)])  # noqa: S606 - no shell
     return supervise(supervision)
 
@@ -74,6 +77,7 @@ def supervise(supervision: Supervision) -> int:
 def main(plan: int) -> int:
     """Go on where ``become_supervisor`` ended."""
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
         return supervise(read(plan))
     except KeyboardInterrupt:
         return 0

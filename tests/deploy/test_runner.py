@@ -302,3 +302,17 @@ def test_a_python_without_memory_to_hand_on_supervises_in_the_same_process(start
     assert psutil.Process(pid).ppid() == stack.pid
     stack.send_signal(signal.SIGINT)
     assert stack.wait(timeout=WAIT_SECONDS) == 0
+
+
+def test_ctrl_c_while_the_process_begins_anew_ends_it_without_a_word(
+    start: Start, events: Events, tmp_path: Path
+) -> None:
+    # Python loads this as it starts.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "if 'deploy.local.supervise' in sys.orig_argv:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    stack = start(lasting("chat", events), below=("/usr/bin/env", f"PYTHONPATH={tmp_path}:{REPOSITORY}"))
+    assert text(stack) == ""
+    assert stack.returncode == 0
