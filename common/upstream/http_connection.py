@@ -16,7 +16,7 @@ from aiohttp.connector import Connection
 from aiohttp.http import RawResponseMessage
 
 from common.upstream.http_parser import AnswerParser, MalformedAnswer, ParserProtocol
-from common.upstream.socket_state import Unseen, is_unacknowledged
+from common.upstream.socket_state import SocketPoll, is_unacknowledged
 
 _HIGH_WATER: Final = 256 * 1024
 _SLICE: Final = 256 * 1024
@@ -40,7 +40,7 @@ class HttpConnection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport = transport
         self._handler = handler
-        self._unseen: Unseen | None = None
+        self._poll: SocketPoll | None = None
         self._parser_protocol = ParserProtocol(self._loop)
         self._pooled: Connection | None = None
         self._answer: AnswerParser | None = None
@@ -68,8 +68,8 @@ class HttpConnection(asyncio.Protocol):
             return False
         if not self.served:
             return not self._handler.should_close
-        self._unseen = self._unseen or Unseen(self._transport)
-        return not self._unseen.has_come()
+        self._poll = self._poll or SocketPoll(self._transport)
+        return not self._poll.has_come()
 
     async def send(self, head: bytes, body: Sequence[bytes | memoryview], *, bodyless: bool, until: float) -> None:
         """Write a request; returns early when the answer comes first, raises TimeoutError at ``until``.

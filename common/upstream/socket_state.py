@@ -9,7 +9,7 @@ import struct
 import termios
 
 
-class Unseen:
+class SocketPoll:
     """Looks for what has come on a connection; made once for each, which spares every request two microseconds."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
