@@ -17,9 +17,12 @@ _EVENTS: Final = 100
 # The shipper looks once a second, and the usage service needs a moment to store what it got.
 _SETTLE_SECONDS: Final = 2.5
 _WAYS: Final = {"one after the other": "each begins when its last one ends", "at once": "all begin at once"}
+_TIMES_ENVOY: Final = "envoy and chat, times plain Envoy"
+# 0.30 s where Envoy alone takes 0.09: a machine's seconds change within the hour, their ratio hardly does.
+_FULL_SPEED_AT_MOST: Final = 3.3
 _COSTS: Final = (
-    *(*SERVICES, "all four", "plain Envoy alone", "upstream"),
-    *("envoy and chat, times plain Envoy", "seconds of a wave", "seconds of a wave without the gateway"),
+    *(*SERVICES, "all four", "envoy and chat", "plain Envoy alone", "upstream"),
+    *("seconds of a wave", "seconds of a wave without the gateway"),
 )
 
 
@@ -27,7 +30,8 @@ async def _first_byte(stack: Stack, gateway: Gateway, plan: Plan) -> Sample:
     shape = {"connections": 10, "events": 10, "rate": _RATE}
     sample: dict[str, float] = {}
     for way, load in zip(_WAYS, ({"total": 10 * plan.waves}, {"waves": plan.waves}), strict=True):
-        upstream, ours = [await side.load(**shape, **load) for side in (stack.upstream, gateway)]
+        upstream, plain, ours = [await side.load(**shape, **load) for side in (stack.upstream, stack.plain, gateway)]
+        sample[f"plain Envoy ms, {way}"] = plain.first_byte["p50"] * 1000
         sample[f"gateway ms, {way}"] = ours.first_byte["p50"] * 1000
         sample[f"upstream ms, {way}"] = upstream.first_byte["p50"] * 1000
         sample[way] = sample[f"gateway ms, {way}"] - sample[f"upstream ms, {way}"]
@@ -63,7 +67,7 @@ async def _cost(stack: Stack, gateway: Gateway, *, waves: int, rate: int) -> Sam
         **costs,
         **floor,
         "envoy and chat": costs["envoy"] + costs["chat"],
-        "envoy and chat, times plain Envoy": (costs["envoy"] + costs["chat"]) / sum(floor.values()),
+        _TIMES_ENVOY: (costs["envoy"] + costs["chat"]) / sum(floor.values()),
         "all four": sum(costs[name] for name in SERVICES),
         "seconds of a wave": sum(ours.waves) / waves,
         "seconds of a wave without the gateway": sum(alone.waves) / waves,
@@ -85,7 +89,7 @@ first_byte: Final = Comparison(
             way,
             f"first byte later than the upstream's at 10 streams, {how}, median ms",
             at_most=5.0,
-            raw=(f"gateway ms, {way}", f"upstream ms, {way}"),
+            raw=tuple(f"{side} ms, {way}" for side in ("gateway", "plain Envoy", "upstream")),
         )
         for way, how in _WAYS.items()
     ],
@@ -105,9 +109,9 @@ full_speed: Final = Comparison(
     _full_speed,
     (
         Metric(
-            "envoy and chat",
-            f"CPU seconds of envoy and chat for {_STREAMS} streams of {_EVENTS} events at full speed",
-            at_most=0.30,
+            _TIMES_ENVOY,
+            f"CPU of envoy and chat for {_STREAMS} streams of {_EVENTS} events at full speed, times Envoy's alone",
+            at_most=_FULL_SPEED_AT_MOST,
             raw=_COSTS,
         ),
     ),
