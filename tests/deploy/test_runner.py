@@ -311,6 +311,8 @@ def test_ctrl_c_while_the_process_begins_anew_ends_it_without_a_word(
     (tmp_path / "sitecustomize.py").write_text(
         "import os, signal, sys\n"
         "if 'deploy.local.supervise' in sys.orig_argv:\n"
+        # Tests that run in the background begin with a SIGINT that is ignored.
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
     )
     stack = start(lasting("chat", events), below=("/usr/bin/env", f"PYTHONPATH={tmp_path}:{REPOSITORY}"))
