@@ -35,11 +35,6 @@ def intent(record: UsageRecord) -> bytes:
     return _encode(record)
 
 
-def event(record: UsageRecord) -> bytes:
-    """Return the data of an event."""
-    return event_proto.encode(record)
-
-
 def usage_record(found: Record) -> UsageRecord:
     """Return the usage record that a journal's record stands for; raises ValueError when it stands for none."""
     return _RECORDS[found.kind](found.data)

@@ -97,7 +97,7 @@ class DiskOutbox:
 
     def settle(self, record: UsageRecord) -> None:
         """Append an event; raises Unavailable when the disk refuses."""
-        data = journal_record.event(record)
+        data = event_proto.encode(record)
         with self._lock:
             self._append(EVENT, data)
             self._open_intents.pop(record.event_id, None)
