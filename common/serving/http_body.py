@@ -76,10 +76,8 @@ class HttpReply:
 
     async def write_events(self, events: Sequence[bytes]) -> None:
         """Send events that came together in as few messages as they fit in."""
-        for piece in messages_of(events):
-            # As ``write`` does, without its coroutine: each event of a stream resumes all that wait for it.
-            message = serialized(piece) if self._head is None else await self._first(self._head, piece)
-            await sent(message, self._context)
+        for message in messages_of(events):
+            await self.write(message)
 
     async def keep_alive(self) -> bool:
         """Send a comment, with the head of a stream before the first one."""
